@@ -1,0 +1,2 @@
+from pathlib import Path
+def resolve(n): return Path(n)

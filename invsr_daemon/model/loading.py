@@ -1,0 +1,184 @@
+"""From a model directory to its parts: diffusers layout, the noise predictor beside it.
+
+    vae/  unet/  scheduler/                 diffusers layout
+    noise_predictor/                        diffusers layout, or
+    noise_predictor.safetensors | .pth      a bare state dict, noise_predictor_config.json beside it
+                                            (without one: the published configuration)
+    prompt_embeds.safetensors               `positive`, `negative` [1,77,C]; or text_encoder/ and
+                                            tokenizer/, from which it is made once
+    invsr.json                              optional: tile, overlap, multiple, fill_tile
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..records import ModelError
+from .compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
+from .noise_predictor import NoisePredictor
+from .tiling import Tiling
+
+# InvSR's one text condition; the released noise predictor was trained with it.
+PROMPT = (
+    "Cinematic, high-contrast, photo-realistic, 8k, ultra HD, "
+    "meticulous detailing, hyper sharpness, perfect without deformations"
+)
+NEGATIVE_PROMPT = (
+    "Low quality, blurring, jpeg artifacts, deformed, over-smooth, cartoon, noisy,"
+    "painting, drawing, sketch, oil painting"
+)
+
+PROMPT_FILE = "prompt_embeds.safetensors"
+PREDICTOR_STATES = ("noise_predictor.safetensors", "noise_predictor.pth")
+PREDICTOR_CONFIG = "noise_predictor_config.json"
+DEFAULT_TILE = 128
+
+_CLASSES: dict[str, Any] = {
+    "AutoencoderKL": AutoencoderKL,
+    "UNet2DConditionModel": UNet2DConditionModel,
+    "CompactAutoencoder": CompactAutoencoder,
+    "CompactUNet": CompactUNet,
+    "CompactNoisePredictor": CompactNoisePredictor,
+    "NoisePredictor": NoisePredictor,
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The cached text condition, each [1,tokens,C]."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A loaded model: three networks in eval mode on one device, and what belongs to them."""
+
+    vae: Any
+    unet: Any
+    noise_predictor: nn.Module
+    scheduler: EulerDiscreteScheduler
+    prompt: Prompt | None
+    tiling: Tiling
+
+
+def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Load a model directory. Raises ModelError if it is missing, incomplete or damaged."""
+    if not folder.is_dir():
+        raise ModelError(f"no model at {folder}: it is not a directory")
+    try:
+        vae = _network(folder / "vae", dtype)
+        unet = _network(folder / "unet", dtype)
+        predictor = _noise_predictor(folder, dtype)
+        scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        prompt = _prompt(folder, unet, device, dtype)
+        tiling = _tiling(folder, vae, unet)
+    except (OSError, SafetensorError, json.JSONDecodeError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
+    networks = [
+        network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+        for network in (vae, unet, predictor)
+    ]
+    return Parts(networks[0], networks[1], networks[2], scheduler, prompt, tiling)
+
+
+def _network(folder: Path, dtype: torch.dtype) -> Any:
+    name = _json(folder / "config.json")["_class_name"]
+    if name not in _CLASSES:
+        raise ValueError(f"{folder / 'config.json'} names an unknown class {name!r}")
+    return _CLASSES[name].from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+
+
+def _noise_predictor(folder: Path, dtype: torch.dtype) -> nn.Module:
+    if (folder / "noise_predictor").is_dir():
+        network: nn.Module = _network(folder / "noise_predictor", dtype)
+        return network
+    path = next((folder / name for name in PREDICTOR_STATES if (folder / name).exists()), None)
+    if path is None:
+        raise ValueError(f"it has no noise predictor ({' or '.join(PREDICTOR_STATES)})")
+    config = folder / PREDICTOR_CONFIG
+    predictor = NoisePredictor(**(_json(config) if config.exists() else {}))
+    predictor.load_state_dict(read_state(path))
+    return cast(predictor, dtype)
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Every weight to `dtype` (diffusers' own `to` warns where nothing is wrong)."""
+    return nn.Module.to(network, dtype)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors or .pth; the latter only as plain tensors (weights_only)."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    nested = state.get("state_dict", state)
+    return dict(nested)
+
+
+def _prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtype) -> Prompt | None:
+    if "cross_attention_dim" not in unet.config:
+        return None
+    path = folder / PROMPT_FILE
+    if not path.exists():
+        if not (folder / "text_encoder").is_dir():
+            raise ValueError(f"it has neither {PROMPT_FILE} nor text_encoder/ and tokenizer/")
+        embeds = encode_prompts(folder)
+        return Prompt(*(embeds[name].to(device, dtype) for name in ("positive", "negative")))
+    embeds = load_file(path)
+    return Prompt(*(embeds[name].to(device, dtype) for name in ("positive", "negative")))
+
+
+def encode_prompts(folder: Path) -> dict[str, Tensor]:
+    """`positive` and `negative` [1,77,C] from the model's own text encoder, which is not kept."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+    embeds = {}
+    for name, text in (("positive", PROMPT), ("negative", NEGATIVE_PROMPT)):
+        tokens = tokenizer(
+            text,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            embeds[name] = encoder(tokens.input_ids)[0].clone()
+    return embeds
+
+
+def write_prompts(folder: Path) -> None:
+    """Encode both prompts and keep them beside the model, so that loading needs no text encoder."""
+    partial = folder / f".{PROMPT_FILE}.part"
+    save_file(encode_prompts(folder), partial)
+    partial.replace(folder / PROMPT_FILE)
+
+
+def _tiling(folder: Path, vae: Any, unet: Any) -> Tiling:
+    path = folder / "invsr.json"
+    if path.exists():
+        settings = _json(path)
+        return Tiling(**{name: settings[name] for name in ("tile", "overlap", "multiple", "fill_tile")})
+    vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    unet_scale = 2 ** (len(unet.config.block_out_channels) - 1)
+    multiple = vae_scale // 4 * unet_scale
+    return Tiling(tile=DEFAULT_TILE, overlap=DEFAULT_TILE // 2, multiple=multiple)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    loaded = json.loads(path.read_text())
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
+    return loaded

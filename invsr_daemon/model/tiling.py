@@ -1,0 +1,152 @@
+"""Tiles over a picture too large for one pass: where they lie, and how their outputs blend.
+
+Coordinates are LR pixels. A tile larger than the picture is allowed: the picture is then padded by
+reflection. All geometry is a function of the picture's size and the tiling settings alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a model wants pictures cut: square tiles, their overlap, and the sizes it can take.
+
+    `multiple`: padded sides are multiples of it. `fill_tile`: pictures smaller than a tile are
+    padded up to one (models with attention see the size they were trained on).
+    """
+
+    tile: int
+    overlap: int
+    multiple: int
+    fill_tile: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tile % self.multiple or self.tile <= 0:
+            raise ValueError(f"tile must be a multiple of {self.multiple}, not {self.tile}")
+        if not 0 <= self.overlap < self.tile or self.overlap % self.multiple:
+            raise ValueError(f"overlap must be a multiple of {self.multiple} below {self.tile}, not {self.overlap}")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One rectangle of the padded picture, in LR pixels."""
+
+    index: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """A picture on its padded canvas, and the tiles in row-major order, all of one size.
+
+    `top`, `left`: where on the canvas of `height` x `width` the picture begins.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    tiles: tuple[Tile, ...]
+
+
+def plan_tiles(height: int, width: int, tiling: Tiling) -> TilePlan:
+    """Tiles for a picture of height x width LR pixels.
+
+    Stride is tile - overlap; the last tile of a row or column is shifted back to the border, as in
+    InvSR's reference.
+    """
+    top, padded_height = _padded(height, tiling)
+    left, padded_width = _padded(width, tiling)
+    tile_height = min(tiling.tile, padded_height)
+    tile_width = min(tiling.tile, padded_width)
+    stride = tiling.tile - tiling.overlap
+    corners = [
+        (y, x)
+        for y in _starts(padded_height, tile_height, stride)
+        for x in _starts(padded_width, tile_width, stride)
+    ]
+    tiles = tuple(Tile(i, y, x, tile_height, tile_width) for i, (y, x) in enumerate(corners))
+    return TilePlan(padded_height, padded_width, top, left, tiles)
+
+
+def _padded(side: int, tiling: Tiling) -> tuple[int, int]:
+    """(padding before, padded side): centred in a tile, or else only after, up to the multiple."""
+    if tiling.fill_tile and side < tiling.tile:
+        return (tiling.tile - side) // 2, tiling.tile
+    return 0, -(-side // tiling.multiple) * tiling.multiple
+
+
+def _starts(side: int, tile: int, stride: int) -> list[int]:
+    starts = list(range(0, side - tile, stride))
+    return [*starts, side - tile]
+
+
+def reflect_pad(pictures: Tensor, plan: TilePlan) -> Tensor:
+    """[B,C,h,w] -> [B,C,plan.height,plan.width]: reflected on all sides as often as needed."""
+    rows = _reflected(pictures.shape[-2], plan.top, plan.height).to(pictures.device)
+    columns = _reflected(pictures.shape[-1], plan.left, plan.width).to(pictures.device)
+    return pictures.index_select(-2, rows).index_select(-1, columns)
+
+
+def _reflected(side: int, before: int, target: int) -> Tensor:
+    """Indices ...,1,0,1,...,side-1,side-2,... with `before` of them ahead of the first 0."""
+    period = 2 * (side - 1)
+    index = (torch.arange(target) - before) % period
+    return torch.where(index < side, index, period - index)
+
+
+def gaussian_window(side: int) -> Tensor:
+    """Blend weights along one side, float32 [side], largest in the middle, always positive.
+
+    sigma = 0.3 ((side - 1) / 2 - 1) + 0.8 (OpenCV's rule). An even side takes the samples of the
+    window of side + 1 without its first, as InvSR's reference does.
+    """
+    samples = side if side % 2 else side + 1
+    sigma = 0.3 * ((side - 1) / 2 - 1) + 0.8
+    distance = torch.arange(samples, dtype=torch.float32) - (samples - 1) / 2
+    window = torch.exp(-0.5 * (distance / sigma) ** 2)
+    return window[samples - side :]
+
+
+class Blend:
+    """Weighted sum of tiles' outputs over a canvas; `result` divides by the weights' sum."""
+
+    def __init__(self, shape: tuple[int, int, int], plan: TilePlan, scale: int, device: torch.device) -> None:
+        """`shape`: (batch, height, width) of the canvas in output pixels."""
+        batch, height, width = shape
+        first = plan.tiles[0]
+        self.device = device
+        self._alone = len(plan.tiles) == 1
+        self._scale = scale
+        vertical = gaussian_window(first.height * scale).to(device)
+        horizontal = gaussian_window(first.width * scale).to(device)
+        self._window = vertical[:, None] * horizontal[None, :]
+        self._sum = torch.zeros(batch, 3, height, width, device=device)
+        self._weights = torch.zeros(height, width, device=device)
+        if not self._alone:
+            for tile in plan.tiles:
+                self._weights[self._place(tile)] += self._window
+
+    def add(self, frame: int, tile: Tile, output: Tensor) -> None:
+        """Add one tile's output [3, scale*tile height, scale*tile width] to a frame's canvas."""
+        place = self._place(tile)
+        self._sum[frame][(slice(None), *place)] += output if self._alone else output * self._window
+
+    def result(self) -> Tensor:
+        """[batch,3,height,width]; call once, when every tile was added."""
+        return self._sum if self._alone else self._sum.div_(self._weights)
+
+    def _place(self, tile: Tile) -> tuple[slice, slice]:
+        top, left = tile.top * self._scale, tile.left * self._scale
+        return (
+            slice(top, top + tile.height * self._scale),
+            slice(left, left + tile.width * self._scale),
+        )

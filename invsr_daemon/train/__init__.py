@@ -1,0 +1,1 @@
+"""Training of the autoencoder, the diffusion UNet and the noise predictor."""

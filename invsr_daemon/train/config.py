@@ -1,0 +1,50 @@
+"""What a training run is: one YAML file, checked before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    names: tuple[str, ...] = ()
+    longest_sides: tuple[int, ...] = (2048, 1024)
+    crop: int = 128
+    batch: int = 32
+    realistic: float = Field(0.5, ge=0, le=1, description="share of realistically degraded inputs")
+
+
+class LossConfig(_Strict):
+    pixel: float = 1.0
+    latent: float = 0.0
+    prior: float = 0.0
+
+
+class TrainConfig(_Strict):
+    """One stage of training. `base` (command line) holds the parts that the stage builds on."""
+
+    stage: Literal["autoencoder", "diffusion", "noise_predictor"]
+    steps: int = Field(gt=0)
+    learning_rate: float = 3e-4
+    final_learning_rate: float = 1e-5
+    warmup: int = 200
+    ema: float = 0.999
+    seed: int = 0
+    checkpoint_seconds: float = 120
+    timesteps: tuple[int, ...] = (250, 200, 150, 100)
+    also_train: tuple[Literal["decoder", "unet"], ...] = ()
+    network: dict[str, Any] = {}
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """Raises pydantic.ValidationError with every error at once."""
+        return cls.model_validate(yaml.safe_load(path.read_text()))
