@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
 
 class InvsrError(Exception):
     """Base of every expected failure: its text tells a person what is wrong and what to do.
@@ -24,6 +29,12 @@ class ModelError(InvsrError):
     """A model is missing, incomplete or not what it should be."""
 
 
+class ModelUnreachableError(ModelError):
+    """A model cannot be fetched just now: no network, a broken connection, a busy hub."""
+
+    retryable = True
+
+
 class OutputError(InvsrError):
     """The result cannot be written where it should go."""
 
@@ -38,5 +49,160 @@ class ResourceError(InvsrError):
     retryable = True
 
 
+class InternalError(InvsrError):
+    """A mistake of this program itself."""
+
+
 class WorkerLostError(ResourceError):
     """A worker process died or fell silent."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How a stream's numbers mean light: code points of ITU-T H.273, range 1 (studio) or 2 (full)."""
+
+    matrix: int
+    primaries: int
+    transfer: int
+    range: int
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """A stream of the source that is copied, not restored."""
+
+    index: int
+    type: str
+    codec: str
+
+
+@dataclass(frozen=True)
+class SeekPoint:
+    """A keyframe: the presentation index of its frame, and the dts to seek to."""
+
+    frame: int
+    dts: int
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What holds for a whole film. Times are in units of `time_base`."""
+
+    path: Path
+    container: str
+    stream: int
+    codec: str
+    width: int
+    height: int
+    depth: int
+    time_base: Fraction
+    rate: Fraction
+    colour: Colour
+    sample_aspect_ratio: Fraction | None
+    display_matrix: tuple[int, ...] | None
+    others: tuple[StreamInfo, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film as one whole decoding pass found it: every frame's timestamp, in order of presentation."""
+
+    info: VideoInfo
+    pts: tuple[int, ...]
+    last_duration: int
+    seek_points: tuple[SeekPoint, ...]
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """A picture as its header describes it; `depth` is bits per channel, 8 or 16."""
+
+    path: Path
+    format: str
+    width: int
+    height: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames of a film, the first its frame `start`: one unit of work.
+
+    `pts` are their timestamps; `seek` is the last keyframe before them, if one can be trusted.
+    """
+
+    index: int
+    start: int
+    pts: tuple[int, ...]
+    seek: SeekPoint | None
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Everything that decides what the networks compute, but the pictures."""
+
+    model: str
+    timesteps: tuple[int, ...]
+    scale: float
+    seed: int
+    tile: int | None
+    tile_batch: int
+    frame_batch: int
+    color_fix: Literal["none", "wavelet", "ycbcr"]
+    guidance_scale: float
+    precision: Literal["auto", "fp32", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How a restored film is encoded."""
+
+    codec: str
+    crf: int
+    preset: str
+    pixel_format: str
+    container: str
+    threads: int
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a restored picture is written."""
+
+    format: str
+    quality: int
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """One chunk of a film for a worker: decode, restore, encode into `output` (NUT)."""
+
+    info: VideoInfo
+    chunk: Chunk
+    model: ModelSettings
+    video: VideoSettings
+    output: Path
+    kind: Literal["video"] = "video"
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One picture for a worker: read, restore, write into `output`."""
+
+    info: ImageInfo
+    model: ModelSettings
+    image: ImageSettings
+    output: Path
+    kind: Literal["image"] = "image"
+
+
+Task = VideoTask | ImageTask
+
+
+def output_size(width: int, height: int, scale: float, *, even: bool) -> tuple[int, int]:
+    """(width, height) of the result; `even` for chroma-subsampled pixel formats."""
+    if even:
+        return 2 * max(1, round(width * scale / 2)), 2 * max(1, round(height * scale / 2))
+    return round(width * scale), round(height * scale)

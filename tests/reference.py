@@ -32,4 +32,4 @@ def run_case(model_dir: str | Path, case_file: str | Path) -> float:
         color_fix=settings["color_fix"],
         guidance_scale=float(settings["guidance_scale"]),
     )
-    return (restored - tensors["output"]).abs().max().item()
+    return float((restored - tensors["output"]).abs().max())

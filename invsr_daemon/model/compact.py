@@ -102,7 +102,8 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         """The latents' distribution, unscaled, as diffusers' autoencoders give it."""
         mean = self.encoder(x)
         log_variance = torch.full_like(mean, self.config.posterior_std).log() * 2
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(torch.cat([mean, log_variance], dim=1)))
+        posterior = DiagonalGaussianDistribution(torch.cat([mean, log_variance], dim=1))
+        return AutoencoderKLOutput(latent_dist=posterior)
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         """Pictures from unscaled latents."""
@@ -117,11 +118,11 @@ class CompactUNet(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, in_channels: int = 16, width: int = 128, blocks: int = 4) -> None:
+    def __init__(self, in_channels: int = 16, width: int = 128, depth: int = 4) -> None:
         super().__init__()
         self.time_embedding = TimeEmbedding(width)
         self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(width, time_channels=width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ResidualBlock(width, time_channels=width) for _ in range(depth))
         self.conv_out = nn.Conv2d(width, in_channels, 3, padding=1)
 
     def forward(
@@ -138,12 +139,12 @@ class CompactNoisePredictor(ModelMixin, ConfigMixin):
     """LR pictures [B,3,h,w] in [-1,1] and a timestep -> the noise map's distribution, [B,C,h/2,w/2]."""
 
     @register_to_config
-    def __init__(self, latent_channels: int = 16, width: int = 128, blocks: int = 6) -> None:
+    def __init__(self, latent_channels: int = 16, width: int = 128, depth: int = 6) -> None:
         super().__init__()
         self.time_embedding = TimeEmbedding(width)
         self.unshuffle = nn.PixelUnshuffle(2)
         self.conv_in = nn.Conv2d(12, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(width, time_channels=width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ResidualBlock(width, time_channels=width) for _ in range(depth))
         self.conv_out = nn.Conv2d(width, 2 * latent_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]

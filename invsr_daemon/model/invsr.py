@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..timesteps import check_timesteps
 from . import color_fix as fixes
 from .hub import resolve
 from .loading import Parts, cast, load_parts
 from .noise import CanvasNoise, NoiseSource, stacked
-from .sampling import check_timesteps, denoise, scheduler_at
+from .sampling import denoise, scheduler_at
 from .tiling import Blend, Tile, TilePlan, Tiling, plan_tiles, reflect_pad
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,9 @@ class InvSR:
         own = self.tiling
         if tile is None or tile == own.tile:
             return own
+        if tile % own.multiple or tile < 2 * own.multiple:
+            fitting = f"a multiple of {own.multiple} from {2 * own.multiple} up"
+            raise ValueError(f"tile must be {fitting}, not {tile}")
         overlap = tile * own.overlap // own.tile // own.multiple * own.multiple
         return replace(own, tile=tile, overlap=max(own.multiple, overlap))
 
@@ -88,7 +92,7 @@ class InvSR:
         tile_batch: int = 4,
         color_fix: ColorFix = "none",
         guidance_scale: float = 1.0,
-        scale: float = SCALE,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Restore a batch of pictures of one size.
 
@@ -101,15 +105,21 @@ class InvSR:
             tile_batch: tiles computed at once.
             color_fix: "none", "wavelet" or "ycbcr".
             guidance_scale: above 1 a second, negative branch is computed.
-            scale: size of the result, from 1 to 4; below 4 the result is reduced.
+            size: (height, width) of the result, resampled from four times the input; that if not given.
 
         Returns:
-            [B,3,scale*H,scale*W] float32 in [0,1], on the model's device (in main memory if huge).
+            [B,3,4*H,4*W], or of `size`: float32 in [0,1], on the model's device (in main memory if huge).
 
         Raises:
-            ValueError: the shape, the timesteps, the tile or the scale do not fit.
+            ValueError: the shape, the timesteps, the tile or another argument does not fit.
         """
-        _check_frames(frames, scale)
+        _check_frames(frames)
+        if color_fix not in ("none", *_FIXES):
+            raise ValueError(f"color_fix must be none, wavelet or ycbcr, not {color_fix!r}")
+        if tile_batch < 1:
+            raise ValueError(f"tile_batch must be at least 1, not {tile_batch}")
+        if size is not None and min(size) < 1:
+            raise ValueError(f"size must be (height, width) of at least 1, not {size}")
         check_timesteps(timesteps, self._parts.scheduler.config.num_train_timesteps)
         height, width = frames.shape[-2:]
         tiling = self.tiling_for(tile)
@@ -125,7 +135,7 @@ class InvSR:
         top, left = plan.top * SCALE, plan.left * SCALE
         restored = blend.result()[..., top : top + height * SCALE, left : left + width * SCALE]
         restored = self._color_fixed(restored, frames, color_fix)
-        return _scaled(restored, height, width, scale).clamp_(0, 1)
+        return _resized(restored, size).clamp_(0, 1)
 
     def _color_fixed(self, restored: Tensor, frames: Tensor, kind: ColorFix) -> Tensor:
         if kind == "none":
@@ -152,12 +162,14 @@ class _Sampler:
         done = 0
         while done < len(units):
             current = units[done : done + batch]
+            outputs = None
             try:
                 outputs = self._finite(_cut(padded, current), plan, [unit.tile for unit in current])
             except torch.OutOfMemoryError:
-                if batch == 1:
+                if len(current) == 1:
                     raise
-                batch = max(1, min(batch, len(current)) // 2)
+            if outputs is None:  # the exception is gone by now, and with it the tensors of its frames
+                batch = len(current) // 2
                 log.warning("out of memory on %s: going on with %d tiles at once", self._model.device, batch)
                 _release(self._model.device)
                 continue
@@ -212,27 +224,22 @@ class _Sampler:
 
 
 def _cut(padded: Tensor, units: Sequence[_Unit]) -> Tensor:
-    return torch.stack(
-        [
-            padded[u.frame, :, u.tile.top : u.tile.top + u.tile.height, u.tile.left : u.tile.left + u.tile.width]
-            for u in units
-        ]
-    )
+    def cut(frame: int, tile: Tile) -> Tensor:
+        return padded[frame, :, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+
+    return torch.stack([cut(unit.frame, unit.tile) for unit in units])
 
 
-def _check_frames(frames: Tensor, scale: float) -> None:
+def _check_frames(frames: Tensor) -> None:
     if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
         raise ValueError(f"frames must be float [B,3,H,W], not {frames.dtype} {tuple(frames.shape)}")
     if min(frames.shape[-2:]) < 8:
         raise ValueError(f"pictures must be at least 8 by 8, not {tuple(frames.shape[-2:])}")
-    if not 1 <= scale <= SCALE:
-        raise ValueError(f"scale must be from 1 to {SCALE}, not {scale}")
 
 
-def _scaled(restored: Tensor, height: int, width: int, scale: float) -> Tensor:
-    if scale == SCALE:
+def _resized(restored: Tensor, size: tuple[int, int] | None) -> Tensor:
+    if size is None or size == tuple(restored.shape[-2:]):
         return restored
-    size = (round(height * scale), round(width * scale))
     return functional.interpolate(restored, size, mode="bicubic", antialias=True)
 
 

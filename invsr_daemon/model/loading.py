@@ -1,12 +1,12 @@
 """From a model directory to its parts: diffusers layout, the noise predictor beside it.
 
-    vae/  unet/  scheduler/                 diffusers layout
-    noise_predictor/                        diffusers layout, or
-    noise_predictor.safetensors | .pth      a bare state dict, noise_predictor_config.json beside it
-                                            (without one: the published configuration)
-    prompt_embeds.safetensors               `positive`, `negative` [1,77,C]; or text_encoder/ and
-                                            tokenizer/, from which it is made once
-    invsr.json                              optional: tile, overlap, multiple, fill_tile
+vae/  unet/  scheduler/                 diffusers layout
+noise_predictor/                        diffusers layout, or
+noise_predictor.safetensors | .pth      a bare state dict, noise_predictor_config.json beside it
+                                        (without one: the published configuration)
+prompt_embeds.safetensors               `positive`, `negative` [1,77,C]; or text_encoder/ and
+                                        tokenizer/, from which it is made once
+invsr.json                              optional: tile, overlap, multiple, fill_tile
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ PROMPT_FILE = "prompt_embeds.safetensors"
 PREDICTOR_STATES = ("noise_predictor.safetensors", "noise_predictor.pth")
 PREDICTOR_CONFIG = "noise_predictor_config.json"
 DEFAULT_TILE = 128
+
+# What the libraries raise at files that are missing, cut short, or of another make.
+_DAMAGES = (OSError, SafetensorError, LookupError, RuntimeError, ValueError, TypeError, AttributeError)
 
 _CLASSES: dict[str, Any] = {
     "AutoencoderKL": AutoencoderKL,
@@ -83,20 +87,25 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
         scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         prompt = _prompt(folder, unet, device, dtype)
         tiling = _tiling(folder, vae, unet)
-    except (OSError, SafetensorError, json.JSONDecodeError, KeyError, RuntimeError, ValueError, TypeError) as error:
+    except _DAMAGES as error:
         raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
-    networks = [
+    networks: tuple[Any, ...] = (vae, unet, predictor)
+    for network in networks:  # in place
         network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-        for network in (vae, unet, predictor)
-    ]
-    return Parts(networks[0], networks[1], networks[2], scheduler, prompt, tiling)
+    return Parts(vae, unet, predictor, scheduler, prompt, tiling)
 
 
 def _network(folder: Path, dtype: torch.dtype) -> Any:
     name = _json(folder / "config.json")["_class_name"]
     if name not in _CLASSES:
         raise ValueError(f"{folder / 'config.json'} names an unknown class {name!r}")
-    return _CLASSES[name].from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    return _CLASSES[name].from_pretrained(
+        folder,
+        torch_dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        low_cpu_mem_usage=is_accelerate_available(),  # else diffusers warns at every load
+    )
 
 
 def _noise_predictor(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -118,12 +127,17 @@ def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors or .pth; the latter only as plain tensors (weights_only)."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    nested = state.get("state_dict", state)
-    return dict(nested)
+    """A state dict from .safetensors or .pth; the latter only as plain tensors (weights_only).
+
+    Raises ModelError if the file is damaged, or holds anything but tensors: code is never run.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
+    except Exception as error:  # a damaged pickle raises anything
+        raise ModelError(f"{path} holds no state dict of plain tensors: {error}") from error
 
 
 def _prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtype) -> Prompt | None:
@@ -144,7 +158,10 @@ def encode_prompts(folder: Path) -> dict[str, Tensor]:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+    encoder: Any = CLIPTextModel.from_pretrained(
+        folder / "text_encoder", local_files_only=True, use_safetensors=True
+    )
+    encoder.eval()
     embeds = {}
     for name, text in (("positive", PROMPT), ("negative", NEGATIVE_PROMPT)):
         tokens = tokenizer(

@@ -1,7 +1,8 @@
 """Timesteps, sigmas and the denoising loop: pure functions over a diffusers scheduler.
 
 InvSR (Yue et al., CVPR 2025, section 3) starts its reverse process at a timestep of at most 250 and
-walks down a short list. Published timesteps count from one; `set_timesteps` gets them minus one.
+walks down a short list (see `invsr_daemon.timesteps`). Published timesteps count from one;
+`set_timesteps` gets them minus one.
 """
 
 from __future__ import annotations
@@ -12,32 +13,6 @@ from collections.abc import Callable, Sequence
 import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
-
-DEFAULT_TIMESTEPS: dict[int, tuple[int, ...]] = {
-    1: (200,),
-    2: (200, 100),
-    3: (200, 100, 50),
-    4: (200, 150, 100, 50),
-    5: (250, 200, 150, 100, 50),
-}
-LARGEST_START = 250
-
-
-def default_timesteps(steps: int) -> tuple[int, ...]:
-    """The published list for 1 to 5 steps; evenly spaced from 250 down for more (at most 250)."""
-    if not 1 <= steps <= LARGEST_START:
-        raise ValueError(f"steps must be from 1 to {LARGEST_START}, not {steps}")
-    if steps in DEFAULT_TIMESTEPS:
-        return DEFAULT_TIMESTEPS[steps]
-    return tuple(round(LARGEST_START * (steps - i) / steps) for i in range(steps))
-
-
-def check_timesteps(timesteps: Sequence[int], trained: int = 1000) -> tuple[int, ...]:
-    """The list itself, if it descends strictly within 1..trained; else ValueError."""
-    descending = all(a > b for a, b in zip(timesteps, timesteps[1:], strict=False))
-    if not timesteps or not descending or not (1 <= timesteps[-1] and timesteps[0] <= trained):
-        raise ValueError(f"timesteps must descend strictly within {trained}..1, not {list(timesteps)}")
-    return tuple(timesteps)
 
 
 def training_sigmas(scheduler: EulerDiscreteScheduler) -> Tensor:

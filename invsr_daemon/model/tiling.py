@@ -29,7 +29,8 @@ class Tiling:
         if self.tile % self.multiple or self.tile <= 0:
             raise ValueError(f"tile must be a multiple of {self.multiple}, not {self.tile}")
         if not 0 <= self.overlap < self.tile or self.overlap % self.multiple:
-            raise ValueError(f"overlap must be a multiple of {self.multiple} below {self.tile}, not {self.overlap}")
+            limits = f"a multiple of {self.multiple} below {self.tile}"
+            raise ValueError(f"overlap must be {limits}, not {self.overlap}")
 
 
 @dataclass(frozen=True)

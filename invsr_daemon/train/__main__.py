@@ -24,7 +24,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = TrainConfig.read(arguments.config)
     torch.manual_seed(config.seed)
-    photographs = Photographs.load(arguments.photographs, config.data.names, config.data.longest_sides)
+    photographs = Photographs.load(arguments.photographs, config.data.names(), config.data.longest_sides)
     train(config, make_stage(config, arguments.base), photographs, arguments.out)
 
 

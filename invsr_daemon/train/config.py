@@ -14,11 +14,18 @@ class _Strict(BaseModel):
 
 
 class DataConfig(_Strict):
-    names: tuple[str, ...] = ()
+    list: Path | None = Field(None, description="file of names, beside the configuration")
     longest_sides: tuple[int, ...] = (2048, 1024)
     crop: int = 128
     batch: int = 32
     realistic: float = Field(0.5, ge=0, le=1, description="share of realistically degraded inputs")
+
+    def names(self) -> tuple[str, ...]:
+        """Parts of the paths to train on; none: everything."""
+        if self.list is None:
+            return ()
+        lines = (line.strip() for line in self.list.read_text().splitlines())
+        return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 class LossConfig(_Strict):
@@ -47,4 +54,8 @@ class TrainConfig(_Strict):
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
         """Raises pydantic.ValidationError with every error at once."""
-        return cls.model_validate(yaml.safe_load(path.read_text()))
+        config = cls.model_validate(yaml.safe_load(path.read_text()))
+        if config.data.list is None:
+            return config
+        beside = config.data.model_copy(update={"list": path.parent / config.data.list})
+        return config.model_copy(update={"data": beside})

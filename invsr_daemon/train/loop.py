@@ -33,7 +33,7 @@ def train(config: TrainConfig, stage: Stage, photographs: Photographs, out: Path
     """Train to the end, from `out/checkpoint.pt` if there is one; save the averaged part in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    stage.trained.to(memory_format=torch.channels_last)
+    stage.trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     optimizer = torch.optim.AdamW(stage.trained.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     averaged = {name: value.detach().clone() for name, value in stage.trained.state_dict().items()}
     first = _resume(checkpoint, stage, optimizer, averaged)

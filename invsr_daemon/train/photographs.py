@@ -25,7 +25,9 @@ class Photographs:
     pictures: tuple[np.ndarray, ...]
 
     @classmethod
-    def load(cls, folder: Path, names: Sequence[str] = (), longest_sides: Sequence[int] = (2048, 1024)) -> Photographs:
+    def load(
+        cls, folder: Path, names: Sequence[str] = (), longest_sides: Sequence[int] = (2048, 1024)
+    ) -> Photographs:
         """Every picture below `folder`, or those whose path holds one of `names`, at each size.
 
         Reducing a camera's picture makes it sharp per pixel; several sizes show several textures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +32,8 @@ SD_SCHEDULER = {
 class Stage(Protocol):
     """One network's training: `trained` receives gradients, `losses` are summed."""
 
-    trained: nn.Module
+    @property
+    def trained(self) -> nn.Module: ...
 
     def losses(self, sharp: Tensor, step: int) -> dict[str, Tensor]:
         """Named, weighted losses of a batch of sharp crops [B,3,H,W] in [0,1] at a step."""
@@ -53,6 +55,10 @@ def degraded(sharp: Tensor, share: float, rng: np.random.Generator) -> Tensor:
 def upsampled(lr: Tensor) -> Tensor:
     """Plain bicubic x4, as in restoration."""
     return functional.interpolate(lr, scale_factor=UPSAMPLE, mode="bicubic").clamp(0, 1)
+
+
+def _frozen(kind: Any, folder: Path) -> Any:
+    return kind.from_pretrained(folder).requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 class AutoencoderStage:
@@ -85,7 +91,7 @@ class DiffusionStage:
 
     def __init__(self, config: TrainConfig, base: Path) -> None:
         self.config = config
-        self.autoencoder = CompactAutoencoder.from_pretrained(base / "vae").requires_grad_(False)
+        self.autoencoder = _frozen(CompactAutoencoder, base / "vae")
         self.trained = CompactUNet(**config.network)
         self.sigmas = training_sigmas(EulerDiscreteScheduler(**SD_SCHEDULER))
 
@@ -111,8 +117,8 @@ class NoisePredictorStage:
 
     def __init__(self, config: TrainConfig, base: Path) -> None:
         self.config = config
-        self.autoencoder: Any = CompactAutoencoder.from_pretrained(base / "vae").requires_grad_(False)
-        self.unet: Any = CompactUNet.from_pretrained(base / "unet").requires_grad_(False)
+        self.autoencoder: Any = _frozen(CompactAutoencoder, base / "vae")
+        self.unet: Any = _frozen(CompactUNet, base / "unet")
         self.sigmas = training_sigmas(EulerDiscreteScheduler(**SD_SCHEDULER))
         self.trained = nn.ModuleDict({"noise_predictor": CompactNoisePredictor(**config.network)})
         if "decoder" in config.also_train:
@@ -147,17 +153,21 @@ class NoisePredictorStage:
 
     def save(self, folder: Path, averaged: dict[str, Tensor]) -> None:
         self.trained.load_state_dict(averaged)
-        self.trained["noise_predictor"].save_pretrained(folder / "noise_predictor")
+        predictor: Any = self.trained["noise_predictor"]
+        predictor.save_pretrained(folder / "noise_predictor")
         if "decoder" in self.config.also_train:
             self.autoencoder.save_pretrained(folder / "vae")
         if "unet" in self.config.also_train:
             self.unet.save_pretrained(folder / "unet")
 
 
-STAGES = {"autoencoder": AutoencoderStage, "diffusion": DiffusionStage, "noise_predictor": NoisePredictorStage}
+STAGES: dict[str, Callable[[TrainConfig, Path], Stage]] = {
+    "autoencoder": AutoencoderStage,
+    "diffusion": DiffusionStage,
+    "noise_predictor": NoisePredictorStage,
+}
 
 
 def make_stage(config: TrainConfig, base: Path) -> Stage:
     """The configured stage, its frozen parts loaded from `base` (diffusers layout)."""
-    stage: Stage = STAGES[config.stage](config, base)
-    return stage
+    return STAGES[config.stage](config, base)

@@ -1,0 +1,5 @@
+"""python -m invsr_daemon"""
+
+from .cli import main
+
+main()

@@ -1,0 +1,201 @@
+"""Settings: one schema with every default. `config.yaml` documents it and is checked against it.
+
+All errors of a file are reported together, each with its path, and a misspelt key with the one that
+was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .records import ConfigError, ImageSettings, ModelSettings, VideoSettings
+from .timesteps import check_timesteps, default_timesteps
+
+MOST_STEPS = 50
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VideoSection(_Section):
+    """How restored films are encoded."""
+
+    codec: str = "h264"
+    crf: int = Field(16, ge=0, le=63)
+    preset: str = "medium"
+    pixel_format: str = "auto"
+    container: Literal["auto", "mp4", "mov", "mkv", "nut"] = "auto"
+    encoder_threads: int = Field(2, ge=1, le=64)
+    options: dict[str, str | int | float] = {}
+    chunk_frames: int = Field(48, ge=8, le=100_000)
+
+
+class ImageSection(_Section):
+    """How restored pictures are written."""
+
+    format: Literal["same", "png", "jpeg", "webp", "tiff", "bmp"] = "same"
+    quality: int = Field(95, ge=1, le=100)
+
+
+class LimitsSection(_Section):
+    """What is refused, and how much is used."""
+
+    max_input_pixels: int = Field(50_000_000, ge=64)
+    max_output_pixels: int = Field(400_000_000, ge=64)
+    cpu_threads: int = Field(0, ge=0, le=1024)
+    worker_deaths: int = Field(3, ge=1, le=100)
+
+
+class HubSection(_Section):
+    """Where `models pull` fetches from, where it differs from the built-in table."""
+
+    endpoint: str | None = None
+    base_repo: str | None = None
+    base_revision: str | None = None
+    predictor_repo: str | None = None
+    predictor_revision: str | None = None
+    predictor_file: str | None = None
+
+
+class LogSection(_Section):
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def default_state_dir() -> Path:
+    """$STATE_DIRECTORY (systemd), else the user's state folder."""
+    if systemd := os.environ.get("STATE_DIRECTORY"):
+        return Path(systemd.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "invsr-daemon"
+
+
+class Settings(_Section):
+    """Everything that can be set. Each field has its default here and its comment in config.yaml."""
+
+    state_dir: Path = Field(default_factory=default_state_dir)
+    models_dir: Path | None = None
+    devices: Literal["auto"] | tuple[str, ...] | str = "auto"
+    workers: int = Field(0, ge=0, le=64)
+    model: str = "default"
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
+    timesteps: tuple[int, ...] | None = None
+    scale: float = Field(4.0, ge=1, le=4)
+    seed: int = Field(0, ge=0, lt=2**62)
+    tile: int | None = Field(None, ge=16, le=4096)
+    tile_batch: int = Field(4, ge=1, le=1024)
+    frame_batch: int = Field(1, ge=1, le=256)
+    color_fix: Literal["none", "wavelet", "ycbcr"] = "wavelet"
+    guidance_scale: float = Field(1.0, ge=1, le=20)
+    video: VideoSection = VideoSection()
+    image: ImageSection = ImageSection()
+    limits: LimitsSection = LimitsSection()
+    hub: HubSection = HubSection()
+    log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.steps is not None and self.timesteps is not None:
+            raise ValueError("steps and timesteps exclude each other: give one")
+        if self.timesteps is not None:
+            check_timesteps(self.timesteps)
+        return self
+
+    def model_settings(self, model_dir: Path) -> ModelSettings:
+        """What decides the networks' results, with the model's directory in place of its name."""
+        return ModelSettings(
+            model=str(model_dir),
+            timesteps=self.schedule(),
+            scale=self.scale,
+            seed=self.seed,
+            tile=self.tile,
+            tile_batch=self.tile_batch,
+            frame_batch=self.frame_batch,
+            color_fix=self.color_fix,
+            guidance_scale=self.guidance_scale,
+            precision=self.precision,
+        )
+
+    def schedule(self) -> tuple[int, ...]:
+        """The timesteps: given, or the published list for `steps` (one step by default)."""
+        return self.timesteps or default_timesteps(self.steps or 1)
+
+    def video_settings(self) -> VideoSettings:
+        video = self.video
+        options = tuple(sorted((name, str(value)) for name, value in video.options.items()))
+        return VideoSettings(
+            codec=video.codec,
+            crf=video.crf,
+            preset=video.preset,
+            pixel_format=video.pixel_format,
+            container=video.container,
+            threads=video.encoder_threads,
+            options=options,
+        )
+
+    def image_settings(self) -> ImageSettings:
+        return ImageSettings(self.image.format, self.image.quality)
+
+
+def load(path: Path | None, overrides: dict[str, Any]) -> Settings:
+    """Settings of a YAML file (none: all defaults) with `overrides` (dotted names) on top.
+
+    Raises ConfigError naming every error at once.
+    """
+    given = _read(path) if path else {}
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    if {"steps", "timesteps"} & chosen.keys():
+        given = {name: value for name, value in given.items() if name not in ("steps", "timesteps")}
+    for name, value in chosen.items():
+        _override(given, name, value)
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        where = str(path) if path else "the options"
+        raise ConfigError(f"{where}: " + "; ".join(_explained(each) for each in error.errors())) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path} must hold names and values, not a {type(given).__name__}")
+    return given
+
+
+def _override(given: dict[str, Any], name: str, value: object) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        given = given.setdefault(section, {})
+    given[last] = value
+
+
+def _explained(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "settings"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(error["loc"][-1]), _names_beside(error["loc"]), n=1)
+        return f"{path}: there is no such setting" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{path}: {message}"
+
+
+def _names_beside(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Settings
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return list(section.model_fields)

@@ -1,0 +1,63 @@
+"""Which devices there are, without importing torch into the caller.
+
+Where no accelerator's device node exists the answer is known at once; otherwise a short-lived
+worker asks torch, which respects CUDA_VISIBLE_DEVICES.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from .records import ConfigError
+
+ACCELERATOR_NODES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+ASK_SECONDS = 120
+
+
+def find_devices() -> tuple[str, ...]:
+    """Every CUDA device, or the CPU if there is none."""
+    if not any(node.exists() for node in ACCELERATOR_NODES):
+        return ("cpu",)
+    asked = subprocess.run(
+        [sys.executable, "-m", "invsr_daemon.worker", "--list-devices"],
+        capture_output=True,
+        text=True,
+        timeout=ASK_SECONDS,
+        check=False,
+    )
+    if asked.returncode != 0:
+        raise ConfigError(f"torch cannot be asked for devices: {asked.stderr.strip().splitlines()[-1:]}")
+    return tuple(json.loads(asked.stdout)) or ("cpu",)
+
+
+def choose_devices(wanted: str | tuple[str, ...], workers: int) -> tuple[str, ...]:
+    """A device for each worker: `auto`, `cpu`, `cuda` (all), `cuda:0,cuda:1`, `cpu:2` (two workers on
+    the CPU), or a list of those. `workers` > 0 sets their number, going round over the devices.
+
+    Raises ConfigError if the wish cannot be understood or fulfilled.
+    """
+    names = wanted.split(",") if isinstance(wanted, str) else wanted
+    devices = [device for name in names for device in _named(name.strip())]
+    count = workers or len(devices)
+    return tuple(devices[i % len(devices)] for i in range(count))
+
+
+def _named(name: str) -> tuple[str, ...]:
+    kind, _, number = name.partition(":")
+    if name == "auto":
+        return find_devices()
+    if kind == "cpu" and (not number or (number.isdigit() and int(number) > 0)):
+        return ("cpu",) * int(number or 1)
+    if kind == "cuda" and (not number or number.isdigit()):
+        there = [device for device in find_devices() if device.startswith("cuda")]
+        if not there:
+            raise ConfigError("devices: there is no CUDA device here (nvidia-smi, and torch built for CUDA?)")
+        if not number:
+            return tuple(there)
+        if name not in there:
+            raise ConfigError(f"devices: there is no {name}, only {', '.join(there)}")
+        return (name,)
+    raise ConfigError(f"devices: {name!r} is none of auto, cpu, cpu:N, cuda, cuda:N")

@@ -1,0 +1,283 @@
+"""Chunk files and the source's other streams into one film.
+
+Video packets keep their pts; dts are computed anew over the whole film, because every chunk's first
+dts lies before its first pts. Other streams are copied packet by packet.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import AttachmentStream, Discard, Stream
+from av.video.stream import VideoStream
+
+from ..records import Chunk, ConfigError, Film, InputError, OutputError, StreamInfo, VideoInfo
+from .encode import chunk_origin, set_colour, writing_error, written_colour
+from .source import open_source
+
+# A file name's suffix, and the container it asks for.
+SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": "nut"}
+FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "nut": "nut"}
+# Written by muxers about themselves; wrong when copied.
+STALE_METADATA = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
+MILLISECOND = Fraction(1, 1000)
+LARGEST_TIMESCALE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a film goes: its container, and which other streams of the source go with it."""
+
+    container: str
+    copied: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChunkFile:
+    """A finished chunk and where it lies."""
+
+    chunk: Chunk
+    path: Path
+
+
+def plan_layout(info: VideoInfo, wanted: str) -> Layout:
+    """The container for a film, and what of the source it can hold.
+
+    `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all else
+    becomes MP4) unless sound or subtitles would be lost there; Matroska holds nearly everything.
+    Raises ConfigError for an unknown container.
+    """
+    if wanted != "auto" and wanted not in FORMATS:
+        raise ConfigError(f"video.container: {wanted!r} is none of auto, {', '.join(FORMATS)}")
+    with open_source(info.path) as source:
+        if wanted != "auto":
+            return _layout(info, source, wanted)
+        first = _layout(info, source, _native(source))
+        if not first.notes:
+            return first
+        return min(first, _layout(info, source, "mkv"), key=lambda layout: len(layout.notes))
+
+
+def _native(source: InputContainer) -> str:
+    if "matroska" in source.format.name:
+        return "mkv"
+    return "mov" if source.metadata.get("major_brand", "").strip() == "qt" else "mp4"
+
+
+def _layout(info: VideoInfo, source: InputContainer, container: str) -> Layout:
+    copied, notes = [], []
+    for stream in source.streams:
+        if stream.index == info.stream:
+            continue
+        if _holds(container, info.path, stream):
+            copied.append(stream.index)
+        elif not _is_chapter_list(source, stream):
+            described = _described(info.others, stream.index)
+            notes.append(f"stream {stream.index} ({described}) was left out: {container} cannot hold it")
+    if container == "mkv" and (info.time_base / MILLISECOND).denominator != 1:
+        notes.append("timestamps were rounded to milliseconds, as Matroska has it")
+    return Layout(container, tuple(copied), tuple(notes))
+
+
+def _described(others: Sequence[StreamInfo], index: int) -> str:
+    return next(f"{other.type} {other.codec}" for other in others if other.index == index)
+
+
+def _is_chapter_list(source: InputContainer, stream: Stream) -> bool:
+    """MP4 keeps chapters' titles in a track of text, which the muxer makes anew."""
+    return stream.type == "data" and stream.discard == Discard.all and bool(source.chapters())
+
+
+def _holds(container: str, path: Path, stream: Stream) -> bool:
+    """Whether a muxer takes a stream: it is asked, by writing a header, and some sound, into memory."""
+    if isinstance(stream, AttachmentStream):
+        return container == "mkv"
+    try:
+        with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
+            copy = trial.add_stream_from_template(stream)
+            trial.start_encoding()
+            if stream.type == "audio":  # some mistakes show only with the first packet
+                _try_packet(trial, path, stream.index, copy)
+    except (av.error.FFmpegError, InputError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def _try_packet(trial: OutputContainer, path: Path, index: int, copy: Stream) -> None:
+    with open_source(path) as source:
+        packet = next(source.demux(source.streams[index]))
+        if packet.size:
+            packet.stream = copy
+            trial.mux_one(packet)
+
+
+def assemble(film: Film, chunks: Sequence[ChunkFile], layout: Layout, output: Path) -> None:
+    """Write the whole film into `output`. Raises OutputError or ResourceError if it cannot be written."""
+    with open_source(film.info.path) as source:
+        try:
+            _write(film, chunks, layout, source, output)
+        except av.error.FFmpegError as error:  # here, for open_source would blame the source
+            raise writing_error(error, output, "assembling the film") from error
+
+
+def _write(
+    film: Film, chunks: Sequence[ChunkFile], layout: Layout, source: InputContainer, output: Path
+) -> None:
+    info, reorder = film.info, _reorder_depth(film, chunks)
+    options = _options(info, layout)
+    with av.open(str(output), "w", format=FORMATS[layout.container], options=options) as target:
+        streams = _streams(source, target, info, chunks[0].path, layout)
+        restored = _video_packets(film, chunks, streams[info.stream], reorder)
+        _interleave(target, restored, _copied(source, streams, info))
+
+
+def _options(info: VideoInfo, layout: Layout) -> dict[str, str]:
+    options = {"fflags": "+bitexact"}
+    if layout.container in ("mp4", "mov"):
+        scale = info.time_base.denominator
+        while scale < 10_000:
+            scale *= 2
+        options |= {"movie_timescale": str(min(scale, LARGEST_TIMESCALE)), "movflags": "+faststart"}
+    return options
+
+
+def _streams(
+    source: InputContainer, target: OutputContainer, info: VideoInfo, first_chunk: Path, layout: Layout
+) -> dict[int, Stream]:
+    """Output streams by the source's stream index, in the source's order, and everything around them."""
+    streams: dict[int, Stream] = {}
+    with av.open(str(first_chunk)) as chunk:
+        for stream in source.streams:
+            if stream.index == info.stream:
+                streams[stream.index] = _video_stream(target, chunk.streams.video[0], stream, info)
+            elif stream.index in layout.copied and isinstance(stream, AttachmentStream):
+                target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+            elif stream.index in layout.copied:
+                streams[stream.index] = _copied_stream(target, stream)
+    target.metadata.update(_kept(source.metadata))
+    target.set_chapters(source.chapters())
+    return streams
+
+
+def _video_stream(target: OutputContainer, encoded: VideoStream, original: Stream, info: VideoInfo) -> Stream:
+    stream = target.add_stream_from_template(encoded)
+    stream.time_base = info.time_base
+    # NUT keeps neither, and some codecs do not either.
+    stream.codec_context.framerate = info.rate
+    set_colour(stream.codec_context, written_colour(info.colour, encoded.codec_context.pix_fmt or ""))
+    stream.metadata.update(_kept(original.metadata))
+    stream.disposition = original.disposition
+    if info.display_matrix:
+        stream.set_display_matrix(info.display_matrix)
+    return stream
+
+
+def _copied_stream(target: OutputContainer, original: Stream) -> Stream:
+    stream: Stream = target.add_stream_from_template(original)
+    stream.time_base = original.time_base
+    stream.metadata.update(_kept(original.metadata))
+    stream.disposition = original.disposition
+    return stream
+
+
+def _kept(metadata: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.lower() not in STALE_METADATA}
+
+
+def _chunk_packets(file: ChunkFile, info: VideoInfo) -> Iterator[tuple[int, Packet[Any]]]:
+    """A chunk's packets in decoding order, each with the pts it has in the source."""
+    shift = file.chunk.pts[0] - chunk_origin(info)
+    with av.open(str(file.path)) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size and packet.pts is not None:
+                exact = packet.pts * packet.time_base / info.time_base
+                if exact.denominator != 1:
+                    raise OutputError(
+                        f"{file.path.name} holds a time that the source's time base cannot express"
+                    )
+                yield int(exact) + shift, packet
+
+
+def _reorder_depth(film: Film, chunks: Sequence[ChunkFile]) -> int:
+    """By how many places a packet at most comes earlier in the file than in presentation."""
+    place = {pts: index for index, pts in enumerate(film.pts)}
+    depth = position = 0
+    for chunk in chunks:
+        for pts, _ in _chunk_packets(chunk, film.info):
+            depth = max(depth, position - place[pts])
+            position += 1
+    if position != len(film.pts):
+        raise OutputError(f"the chunks hold {position} of {len(film.pts)} frames")
+    return depth
+
+
+def _video_packets(
+    film: Film, chunks: Sequence[ChunkFile], stream: Stream, reorder: int
+) -> Iterator[tuple[Fraction, Packet[Any]]]:
+    """Every video packet with its dts in seconds.
+
+    With reordering depth d the i-th packet is decoded when frame i-d is shown: rising strictly, and
+    never after its own pts.
+    """
+    gap = film.pts[1] - film.pts[0] if len(film.pts) > 1 else 1
+    following = dict(zip(film.pts, film.pts[1:], strict=False))
+    position = 0
+    for chunk in chunks:
+        for pts, packet in _chunk_packets(chunk, film.info):
+            shown = position - reorder
+            dts = film.pts[shown] if shown >= 0 else film.pts[0] + shown * gap
+            packet.pts, packet.dts = pts, dts
+            packet.duration = following.get(pts, pts + film.last_duration) - pts
+            packet.time_base = film.info.time_base
+            packet.stream = stream
+            position += 1
+            yield dts * film.info.time_base, packet
+
+
+def _copied(
+    source: InputContainer, streams: dict[int, Stream], info: VideoInfo
+) -> Iterator[tuple[Fraction, Packet[Any]]]:
+    """Every packet of the copied streams with its dts in seconds, in the source's order."""
+    wanted = [stream for stream in source.streams if stream.index in streams and stream.index != info.stream]
+    if not wanted:
+        return
+    latest = Fraction(0)
+    for packet in source.demux(wanted):
+        if not packet.size or _is_gap(packet):
+            continue
+        if packet.dts is not None:
+            latest = packet.dts * packet.time_base
+        packet.stream = streams[packet.stream_index]
+        yield latest, packet
+
+
+def _is_gap(packet: Packet[Any]) -> bool:
+    """MP4 fills the time between subtitles with empty ones; its muxer makes its own."""
+    return packet.stream.type == "subtitle" and packet.size == 2 and bytes(packet) == b"\0\0"
+
+
+def _interleave(
+    target: OutputContainer,
+    video: Iterator[tuple[Fraction, Packet[Any]]],
+    others: Iterator[tuple[Fraction, Packet[Any]]],
+) -> None:
+    """Mux both in order of time, so that the muxer need not buffer."""
+    next_video, next_other = next(video, None), next(others, None)
+    while next_video or next_other:
+        if next_other is None or (next_video is not None and next_video[0] <= next_other[0]):
+            assert next_video is not None
+            target.mux_one(next_video[1])
+            next_video = next(video, None)
+        else:
+            target.mux_one(next_other[1])
+            next_other = next(others, None)

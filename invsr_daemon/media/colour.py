@@ -1,0 +1,50 @@
+"""Colour tags, and what to assume where there are none.
+
+Numbers are ITU-T H.273's, which FFmpeg uses; swscale knows fewer matrices than there are tags.
+"""
+
+from __future__ import annotations
+
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+
+from ..records import Colour
+
+RGB, BT709, UNSPECIFIED, BT470BG, SMPTE170M, BT2020_NCL, BT2020_CL = 0, 1, 2, 5, 6, 9, 10
+STUDIO, FULL = 1, 2
+# From here up untagged video is taken for HD (BT.709), as players do.
+HD_HEIGHT, HD_WIDTH = 720, 1280
+
+# Exact chroma and rounding over speed: the networks cost thousands of times more.
+SWSCALE = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+    | Interpolation.BITEXACT
+)
+
+
+def colour_of(frame: VideoFrame, stream: VideoStream) -> Colour:
+    """A decoded frame's colour, or else its stream's; an untagged matrix follows the picture's size."""
+    context = stream.codec_context
+    matrix, primaries, transfer = (
+        own if own != UNSPECIFIED else stated
+        for own, stated in (
+            (frame.colorspace, context.colorspace),
+            (frame.color_primaries, context.color_primaries),
+            (frame.color_trc, context.color_trc),
+        )
+    )
+    is_rgb = frame.format.is_rgb or matrix == RGB
+    if is_rgb or matrix == UNSPECIFIED:
+        hd = frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH
+        matrix = BT709 if hd or is_rgb else SMPTE170M
+    full = FULL in (frame.color_range, context.color_range) or frame.format.name.startswith("yuvj")
+    return Colour(matrix, primaries, transfer, FULL if full and not is_rgb else STUDIO)
+
+
+def swscale_matrix(matrix: int) -> int:
+    """swscale's number for an H.273 matrix."""
+    return {BT470BG: 5, SMPTE170M: 5, BT2020_CL: BT2020_NCL}.get(matrix, matrix)

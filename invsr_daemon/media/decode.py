@@ -1,0 +1,98 @@
+"""Frames of one chunk, in order, as RGB arrays with the timestamps that the probe found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import dropwhile, islice
+from typing import cast
+
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from ..records import Chunk, InputError, VideoInfo
+from .colour import FULL, SWSCALE, swscale_matrix
+from .source import open_source
+
+RGB8, RGB16 = "rgb24", "rgb48le"
+
+
+@dataclass(frozen=True)
+class RgbFrame:
+    """`pixels` [H,W,3], uint8 or uint16 over the full range; `pts` in units of the source's time_base."""
+
+    pts: int
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
+    """Decode exactly the frames of a chunk.
+
+    Seeks to the last keyframe before the chunk; where that cannot be trusted (no timestamps, or the
+    demuxer lands elsewhere), decodes from the beginning. Raises InputError if a frame is missing.
+    """
+    reformatter = VideoReformatter()
+    delivered = 0
+    for source in (_after_seek, _from_beginning):
+        for frame in source(info, chunk):
+            yield RgbFrame(chunk.pts[delivered], _rgb(frame, info, reformatter))
+            delivered += 1
+        if delivered:
+            break
+    if delivered != len(chunk.pts):
+        raise InputError(
+            f"only {delivered} of {len(chunk.pts)} frames from frame {chunk.start} on could be decoded"
+        )
+
+
+def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
+    """The chunk's frames after a seek; nothing at all if that lands behind its first frame."""
+    if chunk.seek is None or chunk.seek.frame == 0:
+        return
+    with open_source(info.path) as container:
+        container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
+        frames = dropwhile(lambda f: f.pts is not None and f.pts < chunk.pts[0], _frames(container, info))
+        for frame, pts in zip(frames, chunk.pts, strict=False):
+            if frame.pts != pts and pts == chunk.pts[0]:
+                return
+            if frame.pts != pts:
+                raise InputError(
+                    f"a frame was expected at {pts}, not at {frame.pts} (in units of {info.time_base} s)"
+                )
+            yield frame
+
+
+def _from_beginning(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
+    with open_source(info.path) as container:
+        yield from islice(_frames(container, info), chunk.start, chunk.start + len(chunk.pts))
+
+
+def _frames(container: InputContainer, info: VideoInfo) -> Iterator[VideoFrame]:
+    stream = container.streams.video[_position(container, info)]
+    stream.thread_type = "AUTO"
+    for packet in container.demux(stream):
+        yield from packet.decode()
+
+
+def _position(container: InputContainer, info: VideoInfo) -> int:
+    return next(i for i, stream in enumerate(container.streams.video) if stream.index == info.stream)
+
+
+def _rgb(
+    frame: VideoFrame, info: VideoInfo, reformatter: VideoReformatter
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """One frame as RGB by the source's own matrix and range."""
+    matrix = swscale_matrix(info.colour.matrix)
+    converted = reformatter.reformat(
+        frame,
+        format=RGB16 if info.depth > 8 else RGB8,
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=info.colour.range,
+        dst_color_range=FULL,
+        interpolation=SWSCALE,
+    )
+    return cast("NDArray[np.uint8] | NDArray[np.uint16]", converted.to_ndarray())

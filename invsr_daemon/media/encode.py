@@ -1,0 +1,246 @@
+"""Restored frames into a chunk file: NUT, which keeps any timestamp exactly.
+
+NUT has no negative times, and encoders' first dts lies before the first pts: so a chunk's first
+frame stands at `chunk_origin`. The file appears under its name only whole: written beside it,
+synced, renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import av
+import av.error
+import numpy as np
+from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from ..records import (
+    Chunk,
+    Colour,
+    ConfigError,
+    OutputError,
+    ResourceError,
+    VideoInfo,
+    VideoSettings,
+    output_size,
+)
+from .colour import FULL, RGB, SWSCALE, swscale_matrix
+from .decode import RGB8, RGB16, RgbFrame
+
+# What people write in a configuration, and FFmpeg's encoder for it; encoders' own names work too.
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "ffv1": "ffv1"}
+BITS_8 = 8
+ORIGIN_SECONDS = 60
+# The constant-quality option of encoders that do not call it crf; None: lossless, has none.
+QUALITY_OPTION: dict[str, str | None] = {
+    "ffv1": None,
+    "h264_nvenc": "cq",
+    "hevc_nvenc": "cq",
+    "av1_nvenc": "cq",
+}
+
+
+def encoder_name(codec: str) -> str:
+    """FFmpeg's encoder for a configured codec. ConfigError if this build has none."""
+    return _encoder(codec).name
+
+
+def _encoder(codec: str) -> av.Codec:
+    try:
+        found = av.Codec(ENCODERS.get(codec, codec), "w")
+    except UnknownCodecError as error:
+        raise ConfigError(f"video.codec: there is no encoder {codec!r}") from error
+    if found.type != "video":
+        raise ConfigError(f"video.codec: {codec!r} does not encode video")
+    return found
+
+
+def pixel_format(settings: VideoSettings, depth: int) -> str:
+    """The configured pixel format; `auto`: 4:2:0 at 8 bits, or at 10 for deeper sources.
+
+    Raises ConfigError if the encoder does not take it.
+    """
+    taken = [each.name for each in _encoder(settings.codec).video_formats or ()]
+    wanted = settings.pixel_format
+    if wanted == "auto":
+        deep = depth > BITS_8 and "yuv420p10le" in taken
+        wanted = "yuv420p10le" if deep else "yuv420p"
+    if taken and wanted not in taken:
+        raise ConfigError(f"video.pixel_format: {settings.codec} takes {', '.join(taken)}, not {wanted!r}")
+    try:
+        return VideoFormat(wanted, 16, 16).name
+    except ValueError as error:
+        raise ConfigError(f"video.pixel_format: there is no {wanted!r}") from error
+
+
+def written_colour(colour: Colour, format: str) -> Colour:
+    """What a restored film is tagged with: the source's colour; RGB has no matrix and the full range."""
+    if VideoFormat(format, 16, 16).is_rgb:
+        return replace(colour, matrix=RGB, range=FULL)
+    return colour
+
+
+def set_colour(context: VideoCodecContext, colour: Colour) -> None:
+    """Tag what a codec context writes."""
+    context.colorspace = colour.matrix
+    context.color_primaries = colour.primaries
+    context.color_trc = colour.transfer
+    context.color_range = colour.range
+
+
+def film_size(info: VideoInfo, settings: VideoSettings, scale: float) -> tuple[int, int]:
+    """(width, height) of the restored film, even where the pixel format subsamples chroma."""
+    chroma = VideoFormat(pixel_format(settings, info.depth), 16, 16)
+    subsampled = chroma.chroma_width(2) == 1 or chroma.chroma_height(2) == 1
+    return output_size(info.width, info.height, scale, even=subsampled)
+
+
+def chunk_origin(info: VideoInfo) -> int:
+    """The timestamp of a chunk file's first frame: beyond any encoder's reordering delay."""
+    return round(ORIGIN_SECONDS / info.time_base)
+
+
+class ChunkEncoder:
+    """Encodes frames of one chunk. Use `open_chunk`."""
+
+    def __init__(
+        self, container: OutputContainer, info: VideoInfo, chunk: Chunk, settings: VideoSettings, scale: float
+    ) -> None:
+        self._container = container
+        self._info = info
+        self._shift = chunk_origin(info) - chunk.pts[0]
+        self._reformatter = VideoReformatter()
+        self._stream = _stream(container, info, settings, scale)
+        self._range = self._stream.codec_context.color_range
+
+    def encode(self, restored: RgbFrame) -> None:
+        """Encode one frame; its timestamp is in the source's time_base."""
+        deep = restored.pixels.dtype == np.uint16
+        rgb = VideoFrame.from_ndarray(restored.pixels, RGB16 if deep else RGB8)
+        matrix = swscale_matrix(self._info.colour.matrix)
+        frame = self._reformatter.reformat(
+            rgb,
+            format=self._stream.codec_context.pix_fmt,
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            src_color_range=FULL,
+            dst_color_range=self._range,
+            interpolation=SWSCALE,
+        )
+        frame.pts = restored.pts + self._shift
+        frame.time_base = self._info.time_base
+        self._container.mux(self._stream.encode(frame))
+
+    def flush(self) -> None:
+        self._container.mux(self._stream.encode(None))
+
+
+def _stream(
+    container: OutputContainer, info: VideoInfo, settings: VideoSettings, scale: float
+) -> VideoStream:
+    name = encoder_name(settings.codec)
+    stream = cast(VideoStream, container.add_stream(name, rate=info.rate, options=_options(name, settings)))
+    context = stream.codec_context
+    context.width, context.height = film_size(info, settings, scale)
+    context.pix_fmt = pixel_format(settings, info.depth)
+    context.time_base = info.time_base
+    stream.time_base = info.time_base
+    context.thread_count = settings.threads
+    set_colour(context, written_colour(info.colour, context.pix_fmt))
+    if info.sample_aspect_ratio:
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+    _open(stream, settings)
+    return stream
+
+
+def _open(stream: VideoStream, settings: VideoSettings) -> None:
+    """Start the encoder. Raises ConfigError if it refuses its settings or knows none of that name."""
+    context = stream.codec_context
+    try:
+        context.open()
+    except av.error.FFmpegError as error:
+        raise ConfigError(
+            f"video: the encoder {context.name} refuses its settings ({context.width}x{context.height}, "
+            f"{context.pix_fmt}, {_options(context.name, settings)}): {error.strerror}"
+        ) from error
+    unknown = [name for name, _ in settings.options if name in context.options]
+    if unknown:
+        raise ConfigError(f"video.options: the encoder {context.name} knows no {', '.join(unknown)}")
+
+
+def _options(encoder: str, settings: VideoSettings) -> dict[str, str]:
+    quality = QUALITY_OPTION.get(encoder, "crf")
+    options = {} if quality is None else {quality: str(settings.crf)}
+    if settings.preset:
+        options["preset"] = settings.preset
+    if encoder == "libx265":
+        options["x265-params"] = f"log-level=error:pools={settings.threads}:frame-threads=1"
+    return options | dict(settings.options)
+
+
+@contextmanager
+def open_chunk(
+    path: Path, info: VideoInfo, chunk: Chunk, settings: VideoSettings, scale: float
+) -> Iterator[ChunkEncoder]:
+    """An encoder whose file appears as `path` only if the block ends without an exception.
+
+    Raises ConfigError if the encoder refuses its settings, ResourceError if the disk is full,
+    OutputError if the file cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with av.open(str(partial), "w", format="nut", options={"fflags": "+bitexact"}) as container:
+            encoder = ChunkEncoder(container, info, chunk, settings, scale)
+            yield encoder
+            encoder.flush()
+        _finish(partial, path)
+    except av.error.FFmpegError as error:
+        raise writing_error(error, partial, f"encoding with {settings.codec}") from error
+
+
+def _finish(partial: Path, path: Path) -> None:
+    try:
+        sync_rename(partial, path)
+    except OSError as error:
+        raise writing_error(error, partial, "finishing a chunk") from error
+
+
+def writing_error(
+    error: OSError | av.error.FFmpegError, path: Path, doing: str
+) -> OutputError | ResourceError:
+    """What a failed write means: a full disk passes, the rest does not."""
+    if error.errno == errno.ENOSPC:
+        return ResourceError(f"the disk is full: {path.parent}")
+    return OutputError(f"{doing} into {path.parent} failed: {error.strerror}")
+
+
+def sync_rename(partial: Path, final: Path) -> None:
+    """Make `partial` durable, then give it its name, durably."""
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(partial, final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,236 @@
+"""What a film holds, found by decoding it once.
+
+One whole decoding pass costs little beside the restoration. It gives the exact timestamp of every
+frame, proves the file sound before hours are spent on it, and finds what containers do not tell.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ..records import Chunk, Film, InputError, SeekPoint, StreamInfo, VideoInfo
+from .colour import colour_of
+from .source import check_regular, open_source
+from .whole import check_complete
+
+SMALLEST_SIDE = 8
+# Containers whose header states a duration that the packets must reach, and how far they may miss.
+STATED_DURATION = ("matroska", "mov", "flv", "asf", "avi", "nut")
+MISSING_SECONDS = 0.4
+
+
+@dataclass
+class _Pass:
+    """What accumulates while the file is read through."""
+
+    raw_pts: list[int | None] = field(default_factory=list)
+    dts: list[int] = field(default_factory=list)
+    keyframes: list[tuple[int, int]] = field(default_factory=list)
+    packets: int = 0
+    seconds: float = 0.0
+    last_duration: int = 0
+    first: VideoFrame | None = None
+
+
+def probe_video(path: Path, max_pixels: int) -> Film:
+    """Decode the film once and describe it.
+
+    Raises InputError if it is no film, damaged, cut off, without frames, or larger than
+    `max_pixels` per frame.
+    """
+    check_regular(path)
+    check_complete(path)
+    with open_source(path) as container:
+        video = _main_video(container)
+        _check_size(video.codec_context.width, video.codec_context.height, max_pixels)
+        video.thread_type = "AUTO"
+        others = [stream for stream in container.streams if stream.index != video.index]
+        found = _read_through(container, video, max_pixels)
+        _check_whole(container, video, found)
+        return _described(path, container, video, others, found)
+
+
+def _main_video(container: InputContainer) -> VideoStream:
+    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not films:
+        raise InputError("it holds no video")
+    best = container.streams.best("video")
+    return best if isinstance(best, VideoStream) and best in films else films[0]
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InputError(
+            f"its frames of {width}x{height} exceed the limit of {max_pixels} pixels"
+            " (limits.max_input_pixels)"
+        )
+    if 0 < min(width, height) < SMALLEST_SIDE:
+        raise InputError(f"its frames of {width}x{height} are smaller than {SMALLEST_SIDE}x{SMALLEST_SIDE}")
+
+
+def _read_through(container: InputContainer, video: VideoStream, max_pixels: int) -> _Pass:
+    found = _Pass()
+    for packet in container.demux():
+        if packet.size:
+            found.seconds = max(found.seconds, _end_seconds(packet))
+        if packet.stream.index != video.index:
+            continue
+        if packet.size:
+            if packet.is_corrupt:
+                raise InputError(f"frame {len(found.raw_pts)} is damaged")
+            found.packets += 1
+            if packet.dts is not None:
+                found.dts.append(packet.dts)
+            if packet.is_keyframe and packet.pts is not None:
+                found.keyframes.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        for frame in _decoded(packet):
+            if frame.is_corrupt:
+                raise InputError(f"frame {len(found.raw_pts)} is damaged")
+            if found.first is None:
+                _check_size(frame.width, frame.height, max_pixels)
+                found.first = frame
+            elif (frame.width, frame.height) != (found.first.width, found.first.height):
+                raise InputError(
+                    f"its frame size changes at frame {len(found.raw_pts)}, which is not supported"
+                )
+            found.raw_pts.append(frame.pts)
+            found.last_duration = frame.duration or found.last_duration
+    if found.first is None:
+        raise InputError("it holds no frame that can be decoded")
+    return found
+
+
+def _decoded(packet: Packet[Stream]) -> Iterator[VideoFrame]:
+    for frame in packet.decode():
+        if isinstance(frame, VideoFrame):
+            yield frame
+
+
+def _end_seconds(packet: Packet[Stream]) -> float:
+    if packet.pts is None:
+        return 0.0
+    return float((packet.pts + (packet.duration or 0)) * packet.time_base)
+
+
+def _check_whole(container: InputContainer, video: VideoStream, found: _Pass) -> None:
+    """A file cut off in the middle decodes without an error: hold it to what its header promises."""
+    # Only here is it the number of packets: AVI counts frames that were left out. An edit list may hide some.
+    promised = min(video.frames, len(video.index_entries)) if "mov" in container.format.name else 0
+    if promised > found.packets:
+        raise InputError(f"it is cut off: {found.packets} of {promised} frames are there")
+    stated = container.duration
+    if stated is None or not any(name in container.format.name for name in STATED_DURATION):
+        return
+    # Some muxers count the duration from the first frame, others from zero: the benefit of the doubt.
+    begin = min(0, container.start_time or 0) / av.time_base
+    missing = begin + stated / av.time_base - found.seconds
+    if missing > max(MISSING_SECONDS, 0.01 * stated / av.time_base):
+        raise InputError(f"it is cut off: the last {missing:.1f} seconds of its stated duration are missing")
+
+
+def _described(
+    path: Path, container: InputContainer, video: VideoStream, others: list[Stream], found: _Pass
+) -> Film:
+    assert found.first is not None
+    rate = video.average_rate or video.guessed_rate or Fraction(25)
+    time_base = video.time_base or 1 / rate
+    pts, notes = _timeline(found, rate, time_base)
+    gap = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / rate / time_base))
+    info = VideoInfo(
+        path=path,
+        container=container.format.name,
+        stream=video.index,
+        codec=video.codec_context.name,
+        width=found.first.width,
+        height=found.first.height,
+        depth=max(component.bits for component in found.first.format.components),
+        time_base=time_base,
+        rate=rate,
+        colour=colour_of(found.first, video),
+        sample_aspect_ratio=video.sample_aspect_ratio or None,
+        display_matrix=_display_matrix(found.first),
+        others=tuple(StreamInfo(s.index, s.type, _codec_name(s)) for s in others),
+        notes=tuple(notes),
+    )
+    seek_points = () if notes else _seek_points(pts, found.keyframes)
+    return Film(info, tuple(pts), found.last_duration or gap, seek_points)
+
+
+def _timeline(found: _Pass, rate: Fraction, time_base: Fraction) -> tuple[list[int], list[str]]:
+    """Strictly rising timestamps: the source's own wherever it has them, and notes where not.
+
+    AVI knows only decoding times. What FFmpeg makes of them jumps to and fro if there are B-frames; so
+    then the n-th frame is shown at the n-th of them.
+    """
+    raw = found.raw_pts
+    if all(pts is None for pts in raw):
+        made = [round(index / rate / time_base) for index in range(len(raw))]
+        return made, [f"the source has no timestamps; {float(rate):g} frames per second were assumed"]
+    rising: list[int] = []
+    mended = 0
+    for pts in raw:
+        least = rising[-1] + 1 if rising else (pts or 0)
+        mended += pts is None or pts < least
+        rising.append(least if pts is None else max(pts, least))
+    if not mended:
+        return rising, []
+    if len(found.dts) == len(raw) and all(one < other for one, other in pairwise(found.dts)):
+        delay = rising[0] - found.dts[0]
+        return [dts + delay for dts in found.dts], ["timestamps were out of order: decoding times were taken"]
+    return rising, [f"{mended} timestamps were missing or out of order and were mended"]
+
+
+def _seek_points(pts: list[int], keyframes: list[tuple[int, int]]) -> tuple[SeekPoint, ...]:
+    index = {value: position for position, value in enumerate(pts)}
+    points = {index[key]: SeekPoint(index[key], dts) for key, dts in keyframes if key in index}
+    return tuple(points[frame] for frame in sorted(points))
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """The 3x3 display matrix (rotation, mirroring) as nine 32-bit integers, if there is one."""
+    every = cast("Mapping[SideDataType, bytes]", frame.side_data)  # whose stub knows no types of side data
+    data = every.get(SideDataType.DISPLAYMATRIX)
+    return None if data is None else struct.unpack("<9i", bytes(data))
+
+
+def _codec_name(stream: Stream) -> str:
+    context = getattr(stream, "codec_context", None)
+    return context.name if context is not None else stream.type
+
+
+def plan_chunks(film: Film, target: int) -> tuple[Chunk, ...]:
+    """Cut a film into chunks of about `target` frames: a function of the source and `target` alone.
+
+    A cut falls on a keyframe if one lies in the second half of a chunk, else after `target` frames.
+    """
+    keyframes = [point.frame for point in film.seek_points]
+    cuts = [0]
+    while cuts[-1] + target < len(film.pts):
+        earliest, latest = cuts[-1] + max(1, target // 2), cuts[-1] + target
+        last = bisect_right(keyframes, latest) - 1
+        cuts.append(keyframes[last] if last >= 0 and keyframes[last] >= earliest else latest)
+    cuts.append(len(film.pts))
+    return tuple(
+        Chunk(index, start, film.pts[start:end], _seek_point(film.seek_points, keyframes, start))
+        for index, (start, end) in enumerate(pairwise(cuts))
+    )
+
+
+def _seek_point(points: tuple[SeekPoint, ...], keyframes: list[int], frame: int) -> SeekPoint | None:
+    position = bisect_right(keyframes, frame) - 1
+    return points[position] if position >= 0 else None

@@ -1,0 +1,287 @@
+"""`invsr-daemon process`: a command line's inputs through the runner, with progress for people or scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from .config import Settings, load
+from .devices import choose_devices
+from .media.image import SUFFIX
+from .model import hub
+from .pool import Pool
+from .records import ConfigError, InvsrError
+from .runner import Interrupted, Job, Plan, Result, Target, run_job
+
+log = logging.getLogger(__name__)
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+RESTORED = "_restored"
+REPORT_SECONDS = 10.0
+# fmt: off
+FILM_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
+    ".vob", ".flv", ".wmv", ".asf", ".ogv", ".3gp", ".mxf", ".nut", ".dv", ".gif", ".y4m", ".h264",
+    ".hevc", ".ivf",
+})
+# fmt: on
+PICTURE_SUFFIXES = frozenset({*SUFFIX.values(), ".jpeg", ".tiff"})
+
+
+def process_inputs(
+    inputs: Sequence[Path],
+    output: Path | None,
+    config_file: Path | None,
+    options: dict[str, Any],
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """Restore every input; the exit code. Raises ConfigError before anything is begun."""
+    settings = load(config_file, options)
+    logging.basicConfig(level=settings.log.level.upper(), format="%(message)s", stream=sys.stderr)
+    targets = list(_targets(inputs, output))
+    if not targets:
+        raise ConfigError("there is no film or picture in " + ", ".join(map(str, inputs)))
+    model_dir = hub.resolve(settings.model, settings.models_dir)
+    model, fingerprint = settings.model_settings(model_dir), hub.fingerprint(model_dir)
+    devices = choose_devices(settings.devices, settings.workers)
+    jobs = {
+        path: Job(path.resolve(), target, settings, model, fingerprint, overwrite) for path, target in targets
+    }
+    report: _Report = _Json() if as_json else _Bars() if sys.stderr.isatty() else _Lines()
+    return asyncio.run(_Session(settings, jobs, devices, report).run())
+
+
+def _targets(inputs: Sequence[Path], output: Path | None) -> Iterator[tuple[Path, Target]]:
+    """Every input file with the place of its result; folders are searched for films and pictures."""
+    several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
+    into_folder = output is not None and (several or output.is_dir() or not output.suffix)
+    if output is not None and into_folder and output.is_file():
+        raise ConfigError(f"-o {output}: several results need a folder, and this is a file")
+    for path in inputs:
+        if path.is_dir():
+            root = output or path.with_name(path.name + RESTORED)
+            for found in _films_and_pictures(path, root):
+                yield found, Target(root.absolute() / found.relative_to(path).parent, found.stem)
+        elif output is None or (into_folder and output.absolute() == path.absolute().parent):
+            yield path, Target(path.absolute().parent, path.stem + RESTORED)
+        elif into_folder:
+            yield path, Target(output.absolute(), path.stem)
+        else:
+            yield path, Target(output.absolute().parent, output.stem, output.suffix)
+
+
+def _films_and_pictures(folder: Path, results: Path) -> list[Path]:
+    """By suffix, hidden files and the results' own folder left out, in order of their names."""
+    suffixes = FILM_SUFFIXES | PICTURE_SUFFIXES
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not path.is_relative_to(results)
+    )
+
+
+class _Session:
+    """All jobs of one command on one pool, as many at once as there are workers."""
+
+    def __init__(
+        self, settings: Settings, jobs: dict[Path, Job], devices: tuple[str, ...], report: _Report
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._devices = devices
+        self._report = report
+        self._stopping = asyncio.Event()
+        self._failures = 0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        everything = asyncio.current_task()
+        assert everything is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled, everything)
+        turns = asyncio.Semaphore(len(self._devices))
+        try:
+            async with Pool(self._devices, self._settings.limits.cpu_threads) as pool:
+                self._report.begin(self._settings, self._devices)
+                async with asyncio.TaskGroup() as group:
+                    for path, job in self._jobs.items():
+                        group.create_task(self._one(path, job, pool, turns))
+        except asyncio.CancelledError:
+            self._stopping.set()
+        finally:
+            self._report.end()
+        if self._stopping.is_set():
+            self._report.say("stopped; run the same command again to go on from here")
+            return INTERRUPTED
+        return FAILED if self._failures else DONE
+
+    def _signalled(self, everything: asyncio.Task[Any]) -> None:
+        """First signal: finish the chunks under way. Second: now."""
+        if self._stopping.is_set():
+            everything.cancel()
+            return
+        self._stopping.set()
+        self._report.say("stopping when the chunks under way are finished; once more stops now")
+
+    async def _one(self, path: Path, job: Job, pool: Pool, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            if self._stopping.is_set():
+                return
+            began = time.monotonic()
+            try:
+                result = await run_job(job, pool, self._report, self._stopping)
+            except Interrupted:
+                return
+            except InvsrError as error:
+                self._failures += 1
+                self._report.failed(path, error)
+            else:
+                self._report.done(path, result, time.monotonic() - began)
+
+
+class _Report(Protocol):
+    """How a command's progress is told."""
+
+    def begin(self, settings: Settings, devices: tuple[str, ...]) -> None: ...
+
+    def planned(self, plan: Plan) -> None: ...
+
+    def progress(self, plan: Plan, frames: int) -> None: ...
+
+    def done(self, path: Path, result: Result, seconds: float) -> None: ...
+
+    def failed(self, path: Path, error: InvsrError) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def _heading(settings: Settings, devices: tuple[str, ...]) -> str:
+    schedule = ",".join(map(str, settings.schedule()))
+    return f"model {settings.model} on {', '.join(devices)}; timesteps {schedule}; scale {settings.scale:g}"
+
+
+def _summary(path: Path, result: Result, seconds: float) -> str:
+    if result.was_there:
+        return f"{path}: was restored before: {result.output}"
+    resumed = (
+        f", {result.frames - result.computed} of them in an earlier run"
+        if result.computed < result.frames
+        else ""
+    )
+    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
+    return f"{path} -> {result.output} ({frames}{resumed}; {seconds:.1f} s)"
+
+
+class _Lines:
+    """Plain lines on stderr, progress every ten seconds."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, float] = {}
+        self._frames: dict[str, int] = {}
+        self._said = time.monotonic()
+
+    def begin(self, settings: Settings, devices: tuple[str, ...]) -> None:
+        self.say(_heading(settings, devices))
+
+    def planned(self, plan: Plan) -> None:
+        self._begun[plan.key] = time.monotonic()
+        self._frames[plan.key] = 0
+        self.say(f"{plan.job.source.name}: {plan.frames} frames in {len(plan.tasks)} chunks")
+
+    def progress(self, plan: Plan, frames: int) -> None:
+        self._frames[plan.key] += frames
+        now = time.monotonic()
+        if now - self._said >= REPORT_SECONDS:
+            self._said = now
+            done, seconds = self._frames[plan.key], now - self._begun[plan.key]
+            self.say(f"{plan.job.source.name}: {done} of {plan.frames} frames after {seconds:.0f} s")
+
+    def done(self, path: Path, result: Result, seconds: float) -> None:
+        self.say(_summary(path, result, seconds))
+        for note in result.notes:
+            self.say(f"{path}: note: {note}")
+
+    def failed(self, path: Path, error: InvsrError) -> None:
+        self.say(f"invsr-daemon: {path}: {error}")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        pass
+
+
+class _Bars(_Lines):
+    """A progress bar per job on a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bars: dict[str, tqdm[Any]] = {}
+
+    def planned(self, plan: Plan) -> None:
+        self._bars[plan.key] = tqdm(
+            total=plan.frames,
+            unit="frame",
+            desc=plan.job.source.name,
+            dynamic_ncols=True,
+            leave=False,
+            smoothing=0.1,
+        )
+
+    def progress(self, plan: Plan, frames: int) -> None:
+        self._bars[plan.key].update(frames)
+
+    def say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+
+    def end(self) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+
+class _Json(_Lines):
+    """One JSON object per line on stdout; failures on stderr too, for people."""
+
+    def begin(self, settings: Settings, devices: tuple[str, ...]) -> None:
+        self._write("begin", model=settings.model, devices=devices, timesteps=settings.schedule())
+
+    def planned(self, plan: Plan) -> None:
+        self._write("planned", input=str(plan.job.source), output=str(plan.output), frames=plan.frames)
+
+    def progress(self, plan: Plan, frames: int) -> None:
+        self._write("progress", input=str(plan.job.source), frames=frames)
+
+    def done(self, path: Path, result: Result, seconds: float) -> None:
+        self._write(
+            "done",
+            input=str(path),
+            output=str(result.output),
+            frames=result.frames,
+            computed=result.computed,
+            seconds=round(seconds, 3),
+            notes=result.notes,
+        )
+
+    def failed(self, path: Path, error: InvsrError) -> None:
+        self._write("failed", input=str(path), error=type(error).__name__, reason=str(error))
+        super().failed(path, error)
+
+    def _write(self, event: str, **values: object) -> None:
+        print(json.dumps({"event": event, **values}), flush=True)

@@ -1,0 +1,204 @@
+"""One worker process: it owns one device and a loaded model, and does one task at a time.
+
+    python -m invsr_daemon.worker --device cuda:0 --threads 4
+
+Tasks come as JSON lines on stdin, events go as JSON lines to stdout, all else to stderr. When stdin
+closes (the parent is gone) the process ends at once: what it was at is lost, what it finished is not.
+Inside a task decoding, inference and encoding overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .media.decode import RgbFrame, decode_chunk
+from .media.encode import film_size, open_chunk
+from .media.image import image_format, read_image, write_image
+from .model.invsr import InvSR
+from .model.noise import CanvasNoise
+from .overlap import read_ahead, write_behind
+from .records import (
+    ConfigError,
+    ImageTask,
+    InvsrError,
+    ModelSettings,
+    ResourceError,
+    Task,
+    VideoTask,
+    output_size,
+)
+from .wire import parse_task
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+QUEUED_BATCHES = 2
+_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Restorer:
+    """A device and the model that is loaded on it; models are kept until another is asked for."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self._loaded: tuple[str, torch.dtype] | None = None
+        self._model: InvSR | None = None
+
+    def restore(self, pixels: list[Pixels], settings: ModelSettings, size: tuple[int, int]) -> list[Pixels]:
+        """Restore pictures [H,W,3] of one size and depth; the results are of `size` (width, height)."""
+        deep = pixels[0].dtype == np.uint16
+        top = 65535 if deep else 255
+        batch = torch.stack([torch.from_numpy(p.astype(np.float32)) for p in pixels])
+        frames = (batch / top).permute(0, 3, 1, 2)
+        model = self.model(settings)
+        try:
+            restored = model.restore(
+                frames,
+                timesteps=settings.timesteps,
+                noise=CanvasNoise(settings.seed),
+                tile=settings.tile,
+                tile_batch=settings.tile_batch,
+                color_fix=settings.color_fix,
+                guidance_scale=settings.guidance_scale,
+                size=(size[1], size[0]),
+            )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise ResourceError(
+                f"the memory of {self.device} does not suffice even for one tile: set a smaller tile"
+            ) from error
+        return _quantised(restored, top)
+
+    def model(self, settings: ModelSettings) -> InvSR:
+        wanted = (settings.model, self._dtype(settings))
+        if self._model is None or self._loaded != wanted:
+            self._model = None
+            self._model = InvSR.load(settings.model, self.device, wanted[1])
+            self._loaded = wanted
+        try:
+            self._model.tiling_for(settings.tile)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return self._model
+
+    def _dtype(self, settings: ModelSettings) -> torch.dtype:
+        if settings.precision == "auto":
+            return torch.float16 if self.device.type == "cuda" else torch.float32
+        return _PRECISIONS[settings.precision]
+
+
+def _quantised(restored: Tensor, top: int) -> list[Pixels]:
+    """[B,3,H,W] in [0,1] -> [H,W,3] arrays; rounded on the device, so that less crosses the bus."""
+    kind = torch.uint8 if top == 255 else torch.int32
+    whole = (restored * top + 0.5).to(kind).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    return [frame if top == 255 else frame.astype(np.uint16) for frame in whole]
+
+
+def restore_chunk(task: VideoTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
+    """Decode, restore and encode one chunk into `task.output`."""
+    size = film_size(task.info, task.video, task.model.scale)
+    with (
+        open_chunk(task.output, task.info, task.chunk, task.video, task.model.scale) as encoder,
+        read_ahead(_batches(task), QUEUED_BATCHES) as batches,
+        write_behind(encoder.encode, QUEUED_BATCHES) as encoded,
+    ):
+        for batch in batches:
+            restored = restorer.restore([frame.pixels for frame in batch], task.model, size)
+            for frame, pixels in zip(batch, restored, strict=True):
+                encoded.put(RgbFrame(frame.pts, pixels))
+            progress(len(batch))
+
+
+def _batches(task: VideoTask) -> Iterator[list[RgbFrame]]:
+    frames = decode_chunk(task.info, task.chunk)
+    while batch := list(islice(frames, task.model.frame_batch)):
+        yield batch
+
+
+def restore_image(task: ImageTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
+    """Read, restore and write one picture into `task.output`."""
+    picture = read_image(task.info)
+    height, width = picture.pixels.shape[:2]
+    size = output_size(width, height, task.model.scale, even=False)
+    (pixels,) = restorer.restore([picture.pixels], task.model, size)
+    write_image(replace(picture, pixels=pixels), image_format(task.info, task.image), task.image, task.output)
+    progress(1)
+
+
+def perform(task: Task, restorer: Restorer, send: Callable[[dict[str, Any]], None]) -> None:
+    """Do one task and send its events: progress, then done or failed."""
+    began = time.monotonic()
+
+    def progress(frames: int) -> None:
+        send({"event": "progress", "frames": frames})
+
+    try:
+        if task.kind == "video":
+            restore_chunk(task, restorer, progress)
+        else:
+            restore_image(task, restorer, progress)
+    except InvsrError as error:
+        send({"event": "failed", "kind": type(error).__name__, "message": str(error)})
+    except Exception as error:
+        log.exception("unexpected error")
+        message = f"unexpected {type(error).__name__}: {error} (please report this with the log)"
+        send({"event": "failed", "kind": "InternalError", "message": message})
+    else:
+        send({"event": "done", "seconds": time.monotonic() - began})
+
+
+def _read_lines(stdin: IO[str], lines: queue.Queue[str]) -> None:
+    for line in stdin:
+        lines.put(line)
+    os._exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m invsr_daemon.worker")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--list-devices", action="store_true", help="print the CUDA devices and end")
+    arguments = parser.parse_args()
+    if arguments.list_devices:
+        print(json.dumps([f"cuda:{index}" for index in range(torch.cuda.device_count())]))
+        return
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _make_repeatable(arguments.threads)
+
+    def send(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(sys.stdin, lines), daemon=True).start()
+    restorer = Restorer(arguments.device)
+    while True:
+        perform(parse_task(lines.get()), restorer, send)
+
+
+def _make_repeatable(threads: int) -> None:
+    """Sums depend on the number of threads and on autotuned kernels: fix both."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+if __name__ == "__main__":
+    main()

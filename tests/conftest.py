@@ -1,0 +1,130 @@
+"""What every test is held to: nothing may be left behind, and no error may pass in silence.
+
+A test fails if it leaves a child process, a thread or an open file, or if something logged an error
+(unless it is marked `logs_errors`).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Sums depend on the number of threads: fixed before anything imports torch, here and in children.
+# Threads that wait must not spin: with something else on the cores that was eight times slower.
+os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from invsr_daemon.model import InvSR
+
+DATA = Path(__file__).parent / "data"
+GRACE_SECONDS = 3.0
+
+# The same examples in every run; no deadline, for machines are busy.
+settings.register_profile("invsr", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("invsr")
+
+
+@pytest.fixture(autouse=True)
+def no_stray_children() -> Iterator[None]:
+    before = _children()
+    yield
+    _assert_none("child processes", lambda: _new(before, _children()))
+
+
+@pytest.fixture(autouse=True)
+def no_stray_threads() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    _assert_none(
+        "threads", lambda: [str(t) for t in set(threading.enumerate()) - before if not _tolerated(t)]
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_open_files() -> Iterator[None]:
+    before = _open_files()
+    yield
+    _assert_none("open files", lambda: _new(before, _open_files()))
+
+
+@pytest.fixture(autouse=True)
+def no_error_logs(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    if request.node.get_closest_marker("logs_errors"):
+        return
+    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
+    errors = [f"{r.name}: {r.getMessage()}" for r in records if r.levelno >= logging.ERROR]
+    assert not errors, f"errors were logged (mark the test logs_errors if it means to): {errors}"
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir() -> Path:
+    """A complete small model with random weights, in diffusers layout. Copy it before changing it."""
+    return DATA / "tiny-random"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_dir: Path) -> InvSR:
+    """That model, loaded once: fp32 on the CPU."""
+    from invsr_daemon.model import InvSR
+
+    return InvSR.load(tiny_model_dir)
+
+
+def _assert_none(what: str, leaked: Callable[[], list[str]]) -> None:
+    """Give what is ending a moment; collect garbage only if something seems to be left."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while left := leaked():
+        if time.monotonic() > deadline:
+            pytest.fail(f"the test left {what} behind: {left}", pytrace=False)
+        gc.collect()
+        time.sleep(0.02)
+
+
+def _new(before: dict[int, str], after: dict[int, str]) -> list[str]:
+    return [f"{number}: {name}" for number, name in after.items() if before.get(number) != name]
+
+
+def _children() -> dict[int, str]:
+    """Command by process id, of our children, whether they run or were never waited for."""
+    children = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # "pid (name) state ppid ...", where the name may hold spaces and brackets
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (OSError, IndexError):  # gone meanwhile
+            continue
+        # multiprocessing keeps one resource tracker until the interpreter ends.
+        if parent == os.getpid() and "multiprocessing.resource_tracker" not in command:
+            children[int(folder.name)] = command or "a zombie: it ended, but nobody waited for it"
+    return children
+
+
+def _tolerated(thread: threading.Thread) -> bool:
+    # tqdm starts one monitor for all its bars, and keeps it until the interpreter ends.
+    return type(thread).__module__.startswith("tqdm") or not thread.is_alive()
+
+
+def _open_files() -> dict[int, str]:
+    """Regular files that are open, by descriptor; libraries' own data does not count."""
+    files = {}
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(link)
+        except OSError:  # the descriptor of this very listing
+            continue
+        regular = target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/"))
+        if regular and "/site-packages/" not in target and not Path(target).is_dir():
+            files[int(link.name)] = target
+    return files

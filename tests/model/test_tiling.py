@@ -1,0 +1,195 @@
+"""Tiles: where they lie, what surrounds small pictures, how outputs blend."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from invsr_daemon.model.tiling import Blend, TilePlan, Tiling, gaussian_window, plan_tiles, reflect_pad
+
+CPU = torch.device("cpu")
+SIDES = st.integers(8, 300)
+
+
+@st.composite
+def tilings(draw: st.DrawFn) -> Tiling:
+    multiple = draw(st.sampled_from([2, 4, 8, 16]))
+    tiles = draw(st.integers(1, 128 // multiple))
+    overlap = draw(st.integers(0, tiles - 1))
+    return Tiling(tiles * multiple, overlap * multiple, multiple, fill_tile=draw(st.booleans()))
+
+
+def coverage(plan: TilePlan) -> torch.Tensor:
+    counts = torch.zeros(plan.height, plan.width, dtype=torch.int64)
+    for tile in plan.tiles:
+        counts[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] += 1
+    return counts
+
+
+@given(SIDES, SIDES, tilings())
+def test_every_pixel_of_the_canvas_is_covered(height: int, width: int, tiling: Tiling) -> None:
+    assert coverage(plan_tiles(height, width, tiling)).min() >= 1
+
+
+@given(SIDES, SIDES, tilings())
+def test_the_picture_lies_on_the_canvas(height: int, width: int, tiling: Tiling) -> None:
+    plan = plan_tiles(height, width, tiling)
+    assert 0 <= plan.top <= plan.height - height
+    assert 0 <= plan.left <= plan.width - width
+    assert plan.height % tiling.multiple == plan.width % tiling.multiple == 0
+
+
+@given(SIDES, SIDES, tilings())
+def test_tiles_lie_on_the_canvas_at_even_origins_and_are_all_of_one_size(
+    height: int, width: int, tiling: Tiling
+) -> None:
+    plan = plan_tiles(height, width, tiling)
+    assert len({(tile.height, tile.width) for tile in plan.tiles}) == 1
+    for tile in plan.tiles:
+        assert 0 <= tile.top <= plan.height - tile.height
+        assert 0 <= tile.left <= plan.width - tile.width
+        assert tile.top % 2 == tile.left % 2 == 0, "noise has half the resolution"
+
+
+@given(SIDES, SIDES, tilings())
+def test_tiles_are_numbered_row_by_row_and_none_twice(height: int, width: int, tiling: Tiling) -> None:
+    tiles = plan_tiles(height, width, tiling).tiles
+    corners = [(tile.top, tile.left) for tile in tiles]
+    assert corners == sorted(set(corners))
+    assert [tile.index for tile in tiles] == list(range(len(tiles)))
+
+
+@given(SIDES, SIDES, tilings())
+def test_neighbours_overlap_by_at_least_the_setting(height: int, width: int, tiling: Tiling) -> None:
+    plan = plan_tiles(height, width, tiling)
+    tops = sorted({tile.top for tile in plan.tiles})
+    for one, following in pairwise(tops):
+        assert one + plan.tiles[0].height - following >= tiling.overlap
+
+
+def test_the_last_tile_is_shifted_back_to_the_border() -> None:
+    plan = plan_tiles(32, 80, Tiling(32, 8, 16 // 2))
+    assert [tile.left for tile in plan.tiles] == [0, 24, 48]
+    plan = plan_tiles(32, 88, Tiling(32, 8, 8))
+    assert [tile.left for tile in plan.tiles] == [0, 24, 48, 56]
+
+
+def test_a_picture_of_one_tile_is_one_tile() -> None:
+    plan = plan_tiles(32, 32, Tiling(32, 16, 16))
+    assert len(plan.tiles) == 1
+    assert (plan.height, plan.width, plan.top, plan.left) == (32, 32, 0, 0)
+
+
+def test_a_small_picture_is_centred_in_a_tile() -> None:
+    plan = plan_tiles(9, 20, Tiling(32, 16, 16))
+    assert (plan.height, plan.width, plan.top, plan.left) == (32, 32, 11, 6)
+
+
+def test_a_small_picture_only_grows_to_the_multiple_if_tiles_need_not_be_filled() -> None:
+    plan = plan_tiles(9, 20, Tiling(32, 16, 8, fill_tile=False))
+    assert (plan.height, plan.width, plan.top, plan.left) == (16, 24, 0, 0)
+    assert (plan.tiles[0].height, plan.tiles[0].width) == (16, 24)
+
+
+def test_a_large_picture_grows_at_right_and_bottom() -> None:
+    plan = plan_tiles(33, 50, Tiling(32, 16, 16))
+    assert (plan.height, plan.width, plan.top, plan.left) == (48, 64, 0, 0)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (-16, 0), (24, 0), (32, 32), (32, 8), (32, -16)])
+def test_tilings_that_cannot_be_are_refused(tile: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="must be a multiple of 16"):
+        Tiling(tile, overlap, 16)
+
+
+@given(st.data())
+def test_padding_is_torchs_reflection_where_that_is_defined(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(8, 40)), data.draw(st.integers(8, 40))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    bottom, right = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    pictures = torch.rand(1, 3, height, width)
+    plan = TilePlan(top + height + bottom, left + width + right, top, left, ())
+    expected = functional.pad(pictures, (left, right, top, bottom), mode="reflect")
+    assert torch.equal(reflect_pad(pictures, plan), expected)
+
+
+@given(st.integers(8, 40), st.integers(8, 40), tilings())
+def test_padding_reflects_as_often_as_needed(height: int, width: int, tiling: Tiling) -> None:
+    plan = plan_tiles(height, width, tiling)
+    picture = torch.rand(height, width)
+    rows = (plan.top, plan.height - height - plan.top)
+    columns = (plan.left, plan.width - width - plan.left)
+    expected = np.pad(picture.numpy(), (rows, columns), mode="reflect")
+    assert np.array_equal(reflect_pad(picture[None, None], plan)[0, 0].numpy(), expected)
+
+
+@given(st.integers(4, 2048))
+def test_weights_are_positive_and_largest_in_the_middle(side: int) -> None:
+    window = gaussian_window(side)
+    assert window.shape == (side,)
+    assert window.min() > 0
+    assert abs(int(window.argmax()) - side // 2) <= 1
+
+
+def test_an_odd_window_is_symmetric_and_an_even_one_lacks_its_first_sample() -> None:
+    odd = gaussian_window(9)
+    assert torch.equal(odd, odd.flip(0))
+    even = gaussian_window(8)
+    assert torch.equal(even[:-1], even[:-1].flip(0))
+    assert even[3] == even.max() == 1
+
+
+@given(st.integers(8, 60), st.integers(8, 60))
+def test_blending_constant_tiles_gives_the_constant(height: int, width: int) -> None:
+    plan = plan_tiles(height, width, Tiling(32, 16, 8))
+    blend = Blend((1, plan.height * 2, plan.width * 2), plan, 2, CPU)
+    for tile in plan.tiles:
+        blend.add(0, tile, torch.full((3, tile.height * 2, tile.width * 2), 0.7))
+    torch.testing.assert_close(blend.result(), torch.full((1, 3, plan.height * 2, plan.width * 2), 0.7))
+
+
+def test_blending_crops_of_a_picture_gives_the_picture() -> None:
+    plan = plan_tiles(50, 70, Tiling(32, 16, 8))
+    picture = torch.rand(3, plan.height, plan.width)
+    blend = Blend((1, plan.height, plan.width), plan, 1, CPU)
+    for t in plan.tiles:
+        blend.add(0, t, picture[:, t.top : t.top + t.height, t.left : t.left + t.width])
+    torch.testing.assert_close(blend.result()[0], picture)
+
+
+def test_frames_do_not_mix() -> None:
+    plan = plan_tiles(32, 48, Tiling(32, 16, 16))
+    blend = Blend((2, plan.height, plan.width), plan, 1, CPU)
+    for tile in plan.tiles:
+        for frame in (0, 1):
+            blend.add(frame, tile, torch.full((3, tile.height, tile.width), float(frame)))
+    result = blend.result()
+    torch.testing.assert_close(result[0], torch.zeros_like(result[0]))
+    torch.testing.assert_close(result[1], torch.ones_like(result[1]))
+
+
+def test_the_middle_of_a_tile_outweighs_the_rim_of_its_neighbour() -> None:
+    plan = plan_tiles(32, 48, Tiling(32, 16, 16))
+    blend = Blend((1, 32, 48), plan, 1, CPU)
+    for value, tile in enumerate(plan.tiles):
+        blend.add(0, tile, torch.full((3, 32, 32), float(value)))
+    row = blend.result()[0, 0, 16]
+    assert (row[:16] == 0).all()
+    assert (row[32:] == 1).all()
+    assert row[17] < 0.1
+    assert row[30] > 0.9
+    assert (row.diff() >= 0).all()
+
+
+def test_a_single_tile_is_not_weighted() -> None:
+    plan = plan_tiles(32, 32, Tiling(32, 16, 16))
+    output = torch.rand(3, 64, 64)
+    blend = Blend((1, 64, 64), plan, 2, CPU)
+    blend.add(0, plan.tiles[0], output)
+    assert torch.equal(blend.result()[0], output)

@@ -1,0 +1,92 @@
+"""Settings: defaults, errors, and config.yaml, which documents every one of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from invsr_daemon.config import Settings, load
+from invsr_daemon.records import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "config.yaml"
+
+
+def names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += names(kind, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found
+
+
+def documented() -> dict[str, bool]:
+    """Every setting in config.yaml (also commented out), and whether a comment stands above it."""
+    found, section, comment = {}, "", False
+    for line in EXAMPLE.read_text().splitlines():
+        if match := re.match(r"^(#?|  )([a-z_]+):(.*)$", line):
+            indent, name, value = match.groups()
+            if not indent.isspace():
+                section = ""
+            if not indent and not value:
+                section, comment = f"{name}.", False
+                continue
+            found[section + name] = comment
+            comment = False
+        elif line.strip().startswith("# "):
+            comment = True
+        elif not line.strip():
+            comment = False
+    return found
+
+
+def test_every_setting_stands_in_config_yaml_with_a_comment() -> None:
+    shown = documented()
+    assert sorted(shown) == sorted(names(Settings))
+    uncommented = [name for name, commented in shown.items() if not commented and not name.startswith("hub.")]
+    assert not uncommented
+
+
+def test_config_yaml_holds_the_defaults() -> None:
+    assert load(EXAMPLE, {}) == Settings()
+
+
+def test_all_errors_are_told_at_once_with_their_paths(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump({"stepps": 3, "scale": 40, "video": {"cfr": 1, "crf": -1}, "timesteps": [1, 2]})
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    message = str(caught.value)
+    for part in ("did you mean 'steps'", "scale", "video.cfr", "did you mean 'crf'", "video.crf"):
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00", "plain words"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        load(path, {})
+
+
+def test_options_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("steps: 3\nseed: 5\nvideo: {crf: 20}\n")
+    settings = load(path, {"timesteps": (150,), "seed": None, "video.crf": 30})
+    assert settings.schedule() == (150,)
+    assert (settings.seed, settings.video.crf) == (5, 30)
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# nothing set\n")
+    assert load(path, {}).schedule() == (200,)

@@ -1,0 +1,155 @@
+"""Publishing is whole or nothing, and never over something unasked."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from invsr_daemon import outbox
+from invsr_daemon.outbox import check_free, publishing
+from invsr_daemon.records import OutputError, OutputExistsError, ResourceError
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+def publish(final: Path, content: bytes, *, overwrite: bool = False) -> None:
+    with publishing(final, KEY, overwrite=overwrite) as partial:
+        partial.write_bytes(content)
+
+
+def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
+    final = tmp_path / "film.mp4"
+    with publishing(final, KEY, overwrite=False) as partial:
+        partial.write_bytes(b"who")
+        assert not final.exists()
+        assert partial.parent == final.parent, "a rename must not cross file systems"
+        assert partial.name.startswith("."), "hidden from whoever lists the outbox"
+        with partial.open("ab") as file:
+            file.write(b"le")
+    assert final.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    publish(tmp_path / "a" / "b" / "film.mp4", b"whole")
+    assert (tmp_path / "a" / "b" / "film.mp4").read_bytes() == b"whole"
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="on the way"),
+        publishing(tmp_path / "f", KEY, overwrite=True) as partial,
+    ):
+        partial.write_bytes(b"part")
+        raise RuntimeError("on the way")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_lies_there_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"older")
+    with pytest.raises(OutputExistsError, match="already there"):
+        publish(tmp_path / "film.mp4", b"newer")
+    assert (tmp_path / "film.mp4").read_bytes() == b"older"
+    assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+def test_nor_is_what_appears_meanwhile(tmp_path: Path) -> None:
+    final = tmp_path / "film.mp4"
+    with pytest.raises(OutputExistsError), publishing(final, KEY, overwrite=False) as partial:
+        partial.write_bytes(b"ours")
+        final.write_bytes(b"theirs")
+    assert final.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+def test_a_dangling_link_has_the_name_too(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputExistsError):
+        publish(tmp_path / "film.mp4", b"newer")
+    with pytest.raises(OutputExistsError):
+        check_free(tmp_path / "film.mp4", overwrite=False)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_overwriting_on_request(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"older")
+    check_free(tmp_path / "film.mp4", overwrite=True)
+    publish(tmp_path / "film.mp4", b"newer", overwrite=True)
+    assert (tmp_path / "film.mp4").read_bytes() == b"newer"
+    assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+def test_overwriting_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
+    (tmp_path / "original").write_bytes(b"original")
+    (tmp_path / "film.mp4").symlink_to(tmp_path / "original")
+    publish(tmp_path / "film.mp4", b"newer", overwrite=True)
+    assert (tmp_path / "original").read_bytes() == b"original"
+    assert not (tmp_path / "film.mp4").is_symlink()
+
+
+def partial_name(final: Path, key: str) -> str:
+    with pytest.raises(KeyboardInterrupt), publishing(final, key, overwrite=False) as partial:
+        raise KeyboardInterrupt
+    return partial.name
+
+
+def test_the_partial_name_depends_on_the_key_alone(tmp_path: Path) -> None:
+    names = [partial_name(tmp_path / "film.mp4", KEY) for _ in range(2)]
+    assert names[0] == names[1]
+    assert partial_name(tmp_path / "film.mp4", "f" * 32) != names[0]
+
+
+def test_litter_of_a_crash_is_taken_up(tmp_path: Path) -> None:
+    final = tmp_path / "film.mp4"
+    (tmp_path / partial_name(final, KEY)).write_bytes(b"a much longer litter of a run that was killed")
+    publish(final, b"whole")
+    assert final.read_bytes() == b"whole"
+    assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "字" * 83, "🎬" * 62, os.fsdecode(b"\xff" * 250), "a\nb", "-rf"])
+def test_names_as_long_as_they_may_be(tmp_path: Path, stem: str) -> None:
+    publish(tmp_path / f"{stem}.mp4", b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "/proc"])
+def test_a_folder_that_cannot_be_written_to(folder: str) -> None:
+    with pytest.raises(OutputError, match="cannot be written to") as caught:
+        publish(Path(folder) / "film.mp4", b"whole")
+    assert not isinstance(caught.value, OutputExistsError)
+
+
+def test_a_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot be written to"):
+        publish(tmp_path / "file" / "film.mp4", b"whole")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def full(_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(outbox, "_sync", full)
+    with pytest.raises(ResourceError, match="full") as caught:
+        publish(tmp_path / "film.mp4", b"whole")
+    assert caught.value.retryable
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_hard_links_a_taken_name_is_still_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", unsupported)
+    publish(tmp_path / "film.mp4", b"whole")
+    assert (tmp_path / "film.mp4").read_bytes() == b"whole"
+    with pytest.raises(OutputExistsError):
+        publish(tmp_path / "film.mp4", b"newer")
+    assert (tmp_path / "film.mp4").read_bytes() == b"whole"

@@ -1,0 +1,355 @@
+"""The command as people run it: real files, real worker processes, the embedded model."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.packet import Packet
+from PIL import Image
+
+from .command import Finished, Home, processes_of, wait_until
+
+FRAMES = 40
+WORKER = ("-m", "invsr_daemon.worker")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    (tmp_path / "small-chunks.yaml").write_text("video: {chunk_frames: 8, preset: ultrafast}\n")
+    return Home(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48x32, VFR, B-frames, with sound."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    rng = np.random.default_rng(1)
+    backdrop = rng.integers(0, 255, (32, 48 + FRAMES, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(
+            "libx264", rate=25, options={"bf": "2", "preset": "ultrafast", "g": "16"}
+        )
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        audio = container.add_stream("aac", rate=16000)
+        audio.layout = "mono"
+        for index in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(backdrop[:, index : index + 48]))
+            frame.pts, frame.time_base = index * 40 + (index % 3) * 7, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        for start in range(0, 16000, 1024):
+            tone = np.sin(np.arange(start, start + 1024) / 16000 * 2765).astype(np.float32)[None]
+            sound = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+            sound.rate, sound.pts = 16000, start
+            container.mux(audio.encode(sound))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    return path
+
+
+def times(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        return [exact(frame) for frame in container.decode(video=0)]
+
+
+def exact(timed: av.VideoFrame | Packet[Any]) -> Fraction:
+    assert timed.pts is not None
+    assert timed.time_base is not None
+    return timed.pts * timed.time_base
+
+
+def sound(path: Path) -> list[tuple[Fraction, bytes]]:
+    with av.open(str(path)) as container:
+        packets = container.demux(container.streams.audio[0])
+        return [(exact(packet), bytes(packet)) for packet in packets if packet.size]
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_film_keeps_its_times_and_its_sound(home: Home, film: Path) -> None:
+    finished = home.run("process", film, "-o", "out/", "-c", "small-chunks.yaml")
+    assert finished.code == 0, finished.err
+    result = home.path / "out" / "film.mp4"
+    assert times(result) == times(film)
+    assert sound(result) == sound(film)
+    with av.open(str(result)) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (192, 128)
+    assert listing(home.path / "out") == ["film.mp4"]
+    assert home.chunks() == []
+
+
+def test_two_workers_give_the_bytes_of_one(home: Home, film: Path) -> None:
+    for name, workers in (("one", "1"), ("two", "2")):
+        assert (
+            home.run("process", film, "-o", f"{name}/", "--workers", workers, "-c", "small-chunks.yaml").code
+            == 0
+        )
+    assert (home.path / "one/film.mp4").read_bytes() == (home.path / "two/film.mp4").read_bytes()
+
+
+def test_after_kill_9_only_unfinished_chunks_are_computed(home: Home, film: Path) -> None:
+    undisturbed = home.run("process", film, "-o", "undisturbed/", "-c", "small-chunks.yaml")
+    assert undisturbed.code == 0, undisturbed.err
+    command = ("process", film, "-o", "out/", "-c", "small-chunks.yaml", "--json")
+    with home.start(*command) as process:
+        wait_until(lambda: len(home.chunks()) >= 2, "two finished chunks")
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    finished_chunks = len(home.chunks())
+    wait_until(lambda: not processes_of(WORKER), "the worker follows its parent")
+    assert listing(home.path / "out") == []
+
+    resumed = home.run(*command)
+    assert resumed.code == 0, resumed.err
+    (done,) = resumed.events("done")
+    assert done["frames"] == FRAMES
+    assert done["computed"] == FRAMES - 8 * finished_chunks
+    assert (home.path / "out/film.mp4").read_bytes() == (home.path / "undisturbed/film.mp4").read_bytes()
+
+
+def test_a_killed_worker_is_replaced(home: Home, film: Path) -> None:
+    with home.start("process", film, "-o", "out/", "-c", "small-chunks.yaml") as process:
+        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
+        for pid in processes_of(WORKER):
+            os.kill(pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "attempt 1 of 3: the worker on cpu was killed by SIGKILL" in err
+    assert times(home.path / "out/film.mp4") == times(film)
+
+
+def test_one_interrupt_stops_cleanly_and_the_same_command_resumes(home: Home, film: Path) -> None:
+    command = ("process", film, "-o", "out/", "-c", "small-chunks.yaml", "--json")
+    with home.start(*command) as process:
+        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    left = home.chunks()
+    resumed = home.run(*command)
+    assert resumed.code == 0, resumed.err
+    assert resumed.events("done")[0]["computed"] == FRAMES - 8 * len(left)
+
+
+def test_two_interrupts_stop_at_once(home: Home, film: Path) -> None:
+    slow_model = Path(__file__).parent / "data/tiny-random"
+    with home.start("process", film, "-o", "out/", "--model", slow_model, "--json") as process:
+        assert process.stdout is not None
+        while '"frames": 1}' not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 8
+    assert "Traceback" not in err
+    assert listing(home.path / "out") == []
+
+
+def test_bad_inputs_fail_alone_with_one_line_each(home: Home, film: Path) -> None:
+    bad = home.path / "bad"
+    bad.mkdir()
+    (bad / "empty.mp4").touch()
+    (bad / "text.mp4").write_text("This is no film.\n" * 100)
+    (bad / "cut.mp4").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    (bad / "noise.png").write_bytes(bytes(range(256)) * 8)
+    os.mkfifo(bad / "pipe.mp4")
+    shutil.copy(film, bad / "vanishing.mp4")
+    (bad / "vanishing.mp4").unlink()
+    Image.new("RGB", (16, 16), "red").save(home.path / "good.png")
+    names = ["empty.mp4", "text.mp4", "cut.mp4", "noise.png", "pipe.mp4", "vanishing.mp4"]
+    finished = home.run("process", *(bad / name for name in names), "good.png", "-o", "out/")
+    assert finished.code == 1
+    assert "Traceback" not in finished.err
+    for name in names:
+        (line,) = [line for line in finished.err.splitlines() if f"/{name}: " in line]
+        assert line.startswith("invsr-daemon: ")
+    assert listing(home.path / "out") == ["good.png"]
+
+
+def test_too_large_is_refused_before_anything_is_computed(home: Home) -> None:
+    (home.path / "limits.yaml").write_text("limits: {max_input_pixels: 10000, max_output_pixels: 20000}\n")
+    Image.new("RGB", (200, 200)).save(home.path / "input.png")
+    Image.new("RGB", (90, 90)).save(home.path / "result.png")
+    finished = home.run("process", "input.png", "result.png", "-o", "out/", "-c", "limits.yaml")
+    assert finished.code == 1
+    assert "limits.max_input_pixels" in finished.err
+    assert "limits.max_output_pixels" in finished.err
+    assert listing(home.path / "out") == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
+def test_pictures_keep_their_format(home: Home, suffix: str) -> None:
+    source = home.path / f"picture{suffix}"
+    Image.fromarray(np.tile(np.arange(21, dtype=np.uint8)[:, None, None] * 10, (1, 33, 3))).save(source)
+    finished = home.run("process", source)
+    assert finished.code == 0, finished.err
+    with Image.open(source) as before, Image.open(home.path / f"picture_restored{suffix}") as after:
+        assert after.format == before.format
+        assert after.size == (132, 84)
+        assert abs(np.asarray(after).astype(int).mean() - np.asarray(before).astype(int).mean()) < 4
+
+
+def test_folders_are_searched_and_mirrored(home: Home) -> None:
+    for name in ("album/a.png", "album/deep/er/b.jpg", "album/.hidden/c.png", "album/notes.txt"):
+        path = home.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".txt":
+            path.write_text("not a picture")
+        else:
+            Image.new("RGB", (16, 12), "teal").save(path)
+    finished = home.run("process", "album")
+    assert finished.code == 0, finished.err
+    assert listing(home.path / "album_restored") == ["a.png", "deep/er/b.jpg"]
+
+
+def test_nothing_is_overwritten_unasked(home: Home) -> None:
+    Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
+    (home.path / "taken.png").write_text("mine")
+    finished = home.run("process", "a.png", "-o", "taken.png")
+    assert finished.code == 1
+    assert "already there" in finished.err
+    assert (home.path / "taken.png").read_text() == "mine"
+    assert home.run("process", "a.png", "-o", "taken.png", "--overwrite").code == 0
+    with Image.open(home.path / "taken.png") as image:
+        assert image.size == (64, 64)
+
+
+def test_the_same_command_again_finds_its_result(home: Home) -> None:
+    Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
+    assert home.run("process", "a.png").code == 0
+    before = (home.path / "a_restored.png").stat().st_mtime_ns
+    again = home.run("process", "a.png", "--json")
+    assert again.code == 0
+    assert again.events("done")[0]["computed"] == 0
+    assert (home.path / "a_restored.png").stat().st_mtime_ns == before
+
+
+def test_seed_and_steps_decide_the_result(home: Home) -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(home.path / "a.png")
+    variants = {"first": (), "again": (), "seeded": ("--seed", "1"), "stepped": ("--timesteps", "200,100")}
+    results = {}
+    for name, options in variants.items():
+        assert home.run("process", "a.png", "-o", f"{name}.png", *options).code == 0
+        with Image.open(home.path / f"{name}.png") as image:
+            results[name] = np.asarray(image).tobytes()
+    assert results["first"] == results["again"]
+    assert len(set(results.values())) == 3
+
+
+def test_a_terminal_shows_a_bar(home: Home, film: Path) -> None:
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    with subprocess.Popen(
+        [sys.executable, "-m", "invsr_daemon", "process", str(film), "-o", "out/"],
+        cwd=home.path,
+        env=home.environment(),
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        while piece := _read(controller):
+            shown += piece
+    os.close(controller)
+    assert process.returncode == 0, shown
+    text = shown.decode()
+    assert "model default on cpu" in text
+    assert f"/{FRAMES}" in text
+    assert "frame" in text
+    assert "film.mp4 -> " in text.replace(str(film.parent) + "/", "")
+
+
+def _read(controller: int) -> bytes:
+    try:
+        return os.read(controller, 4096)
+    except OSError:  # the other side is closed
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nonsense",), "--nonsense"),
+        (("--timesteps", "50,100"), "descend"),
+        (("--timesteps", "a"), "whole numbers"),
+        (("--steps", "1", "--timesteps", "200"), "exclude"),
+        (("--scale", "9"), "scale"),
+        (("--device", "abacus"), "abacus"),
+        (("--device", "cuda"), "CUDA"),
+        (("--model", "no-such-model"), "no-such-model"),
+        (("-c", "missing.yaml"), "missing.yaml"),
+    ],
+)
+def test_wrong_usage_ends_at_once(home: Home, arguments: tuple[str, ...], said: str) -> None:
+    Image.new("RGB", (16, 16)).save(home.path / "a.png")
+    finished = home.run("process", "a.png", *arguments)
+    assert finished.code == (1 if "--model" in arguments else 2)
+    assert said in finished.err
+    assert "Traceback" not in finished.err
+    assert not (home.path / "a_restored.png").exists()
+
+
+def test_the_parent_never_imports_torch(home: Home) -> None:
+    Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
+    script = (
+        "import sys\n"
+        "from invsr_daemon.cli import main\n"
+        "try:\n    main(['process', 'a.png'])\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=home.path,
+        env=home.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_needs_few_modules(home: Home) -> None:
+    script = (
+        "import sys\n"
+        "from invsr_daemon.cli import main\n"
+        "try:\n    main(['process', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'av', 'numpy', 'pydantic', 'PIL', 'yaml', 'asyncio'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--timesteps" in done.stdout
+
+
+def test_events_for_scripts_tell_the_whole_story(home: Home, film: Path) -> None:
+    finished: Finished = home.run("process", film, "missing.mp4", "-o", "out/", "--json")
+    assert finished.code == 1
+    assert finished.events("begin")[0]["model"] == "default"
+    assert finished.events("planned")[0]["frames"] == FRAMES
+    assert sum(event["frames"] for event in finished.events("progress")) == FRAMES
+    assert finished.events("done")[0]["output"].endswith("out/film.mp4")
+    assert finished.events("failed")[0]["input"] == "missing.mp4"
