@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 RESTORED = "_restored"
+STOPPED = "stopped; run the same command again to go on from here"
 REPORT_SECONDS = 10.0
 # fmt: off
 FILM_SUFFIXES = frozenset({
@@ -122,11 +124,10 @@ class _Session:
                     for path, job in self._jobs.items():
                         group.create_task(self._one(path, job, pool, turns))
         except asyncio.CancelledError:
-            self._stopping.set()
-        finally:
-            self._report.end()
+            self._report.say(STOPPED)
+            _leave_now(INTERRUPTED)
         if self._stopping.is_set():
-            self._report.say("stopped; run the same command again to go on from here")
+            self._report.say(STOPPED)
             return INTERRUPTED
         return FAILED if self._failures else DONE
 
@@ -154,6 +155,13 @@ class _Session:
                 self._report.done(path, result, time.monotonic() - began)
 
 
+def _leave_now(code: int) -> NoReturn:
+    """End without waiting for threads, which cannot be cancelled: one may be probing a long film."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 class _Report(Protocol):
     """How a command's progress is told."""
 
@@ -169,7 +177,7 @@ class _Report(Protocol):
 
     def say(self, text: str) -> None: ...
 
-    def end(self) -> None: ...
+    def ended(self, plan: Plan) -> None: ...
 
 
 def _heading(settings: Settings, devices: tuple[str, ...]) -> str:
@@ -224,7 +232,7 @@ class _Lines:
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def end(self) -> None:
+    def ended(self, plan: Plan) -> None:
         pass
 
 
@@ -251,9 +259,8 @@ class _Bars(_Lines):
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
-    def end(self) -> None:
-        for bar in self._bars.values():
-            bar.close()
+    def ended(self, plan: Plan) -> None:
+        self._bars.pop(plan.key).close()
 
 
 class _Json(_Lines):

@@ -28,6 +28,7 @@ from .media.source import check_regular
 from .outbox import check_free, publishing
 from .pool import Pool, Progress
 from .records import (
+    ConfigError,
     Film,
     ImageInfo,
     ImageTask,
@@ -122,6 +123,8 @@ class Observer(Protocol):
 
     def progress(self, plan: Plan, frames: int) -> None: ...
 
+    def ended(self, plan: Plan) -> None: ...
+
 
 def plan_job(job: Job) -> Plan:
     """Look at a job's input. Raises InputError, ConfigError or OutputExistsError."""
@@ -150,7 +153,7 @@ def _plan_film(job: Job, identity: Identity) -> Plan:
     film = probe_video(job.source, settings.limits.max_input_pixels)
     video = settings.video_settings()
     _check_output(*film_size(film.info, video, job.model.scale), settings.limits.max_output_pixels)
-    layout = plan_layout(film.info, SUFFIXES.get(job.target.suffix or "", video.container))
+    layout = plan_layout(film.info, _container(job), video.codec)
     key = _key(job, identity, video, layout, settings.video.chunk_frames)
     work = _work_folder(settings, key)
     tasks = tuple(
@@ -162,6 +165,16 @@ def _plan_film(job: Job, identity: Identity) -> Plan:
     return Plan(job, identity, key, work, output, len(film.pts), tasks, film, layout, notes)
 
 
+def _container(job: Job) -> str:
+    """The configured container, unless the target's name asks for one."""
+    if job.target.suffix is None:
+        return job.settings.video.container
+    wanted = job.target.suffix.lower()
+    if wanted not in SUFFIXES:
+        raise ConfigError(f"a film cannot be written as {wanted}, only as {', '.join(SUFFIXES)}")
+    return SUFFIXES[wanted]
+
+
 def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     settings = job.settings
     _check_output(
@@ -169,7 +182,7 @@ def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     )
     image = settings.image_settings()
     if job.target.suffix:
-        image = replace(image, format=job.target.suffix.removeprefix("."))
+        image = replace(image, format=job.target.suffix.removeprefix(".").lower())
     format = image_format(info, image)
     key = _key(job, identity, image)
     work = _work_folder(settings, key)
@@ -195,9 +208,16 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
     Work that was finished stays for the next run if the error may pass, and goes if it cannot.
     """
     plan = await asyncio.to_thread(plan_job, job)
-    observer.planned(plan)
     if _published_before(plan):
         return Result(plan.output, plan.frames, 0, plan.notes, was_there=True)
+    observer.planned(plan)
+    try:
+        return await _run_plan(plan, pool, observer, stopping)
+    finally:
+        observer.ended(plan)
+
+
+async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
     with _locked(plan.work):
         waiting = plan.waiting()
         computed = sum(_frames(task) for task in waiting)
@@ -305,7 +325,7 @@ def _locked(work: Path) -> Iterator[None]:
     """The work folder for this process alone. Raises InputError if another one has it."""
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = (work.parent / f"{work.name}.lock").open("w")
+        lock = (work / "lock").open("w")
     except OSError as error:
         raise OutputError(f"the work folder {work} cannot be written to: {error.strerror}") from error
     with lock:
@@ -314,4 +334,3 @@ def _locked(work: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError("another process is restoring it at this moment") from error
         yield
-        Path(lock.name).unlink()

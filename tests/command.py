@@ -42,7 +42,7 @@ class Home:
 
     def chunks(self) -> list[Path]:
         """Finished pieces of unfinished jobs."""
-        return sorted(path for path in self.state.glob("work/*/*") if path.suffix != ".partial")
+        return sorted(self.state.glob("work/*/chunk-*.nut"))
 
     def run(self, *arguments: str | Path) -> Finished:
         """Run a command to its end."""

@@ -39,7 +39,7 @@ def test_folders_are_made(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with (
+    with (  # noqa: PT012
         pytest.raises(RuntimeError, match="on the way"),
         publishing(tmp_path / "f", KEY, overwrite=True) as partial,
     ):
@@ -58,7 +58,7 @@ def test_what_lies_there_is_not_replaced(tmp_path: Path) -> None:
 
 def test_nor_is_what_appears_meanwhile(tmp_path: Path) -> None:
     final = tmp_path / "film.mp4"
-    with pytest.raises(OutputExistsError), publishing(final, KEY, overwrite=False) as partial:
+    with pytest.raises(OutputExistsError), publishing(final, KEY, overwrite=False) as partial:  # noqa: PT012
         partial.write_bytes(b"ours")
         final.write_bytes(b"theirs")
     assert final.read_bytes() == b"theirs"

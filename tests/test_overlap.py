@@ -61,7 +61,7 @@ def test_an_error_while_reading_comes_after_what_was_read() -> None:
         raise RuntimeError("no more")
 
     taken = []
-    with pytest.raises(RuntimeError, match="no more"), read_ahead(source(), DEPTH) as values:
+    with pytest.raises(RuntimeError, match="no more"), read_ahead(source(), DEPTH) as values:  # noqa: PT012
         for value in values:
             taken.append(value)
     assert taken == [0, 1]
@@ -100,8 +100,11 @@ def test_writing_behind_is_bounded() -> None:
     gate = threading.Event()
     put: list[int] = []
 
+    def consume(_: int) -> None:
+        gate.wait()
+
     def produce() -> None:
-        with write_behind(lambda value: gate.wait() and None, DEPTH) as sink:
+        with write_behind(consume, DEPTH) as sink:
             for value in range(20):
                 sink.put(value)
                 put.append(value)
@@ -120,7 +123,7 @@ def test_an_error_while_writing_reaches_whoever_puts() -> None:
     def fail(value: int) -> None:
         raise RuntimeError(f"cannot write {value}")
 
-    with pytest.raises(RuntimeError, match="cannot write 0"), write_behind(fail, DEPTH) as sink:
+    with pytest.raises(RuntimeError, match="cannot write 0"), write_behind(fail, DEPTH) as sink:  # noqa: PT012
         for value in range(100):
             sink.put(value)
         pytest.fail("put went on after the error")
@@ -144,7 +147,7 @@ def test_an_error_in_the_block_ends_the_writing_thread_without_writing_on() -> N
         time.sleep(0.1)
         written.append(value)
 
-    with pytest.raises(KeyError), write_behind(slowly, DEPTH) as sink:
+    with pytest.raises(KeyError), write_behind(slowly, DEPTH) as sink:  # noqa: PT012
         for value in range(DEPTH):
             sink.put(value)
         raise KeyError

@@ -26,7 +26,7 @@ from invsr_daemon.records import (
 from invsr_daemon.wire import dump_task, parse_task
 
 BIG = st.integers(-(2**63), 2**63 - 1)
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
 NAMES = st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name and b"/" not in name)
 PATHS = NAMES.map(lambda name: Path("/in") / os.fsdecode(name))
 FRACTIONS = st.fractions(min_value=Fraction(1, 2**31), max_value=2**31)

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
 from ..records import Chunk, ConfigError, Film, InputError, OutputError, StreamInfo, VideoInfo
-from .encode import chunk_origin, set_colour, writing_error, written_colour
+from .encode import chunk_origin, encoder_name, set_colour, writing_error, written_colour
 from .source import open_source
 
 # A file name's suffix, and the container it asks for.
@@ -50,22 +51,31 @@ class ChunkFile:
     path: Path
 
 
-def plan_layout(info: VideoInfo, wanted: str) -> Layout:
-    """The container for a film, and what of the source it can hold.
+def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264") -> Layout:
+    """The container for a film that is encoded with `codec`, and what of the source it can hold.
 
     `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all else
-    becomes MP4) unless sound or subtitles would be lost there; Matroska holds nearly everything.
-    Raises ConfigError for an unknown container.
+    becomes MP4) unless more would be lost there than in Matroska, which holds nearly everything.
+    Raises ConfigError for an unknown container, or one that cannot hold the codec.
     """
     if wanted != "auto" and wanted not in FORMATS:
         raise ConfigError(f"video.container: {wanted!r} is none of auto, {', '.join(FORMATS)}")
+    if wanted != "auto" and not _carries(wanted, codec):
+        raise ConfigError(f"video.container: {wanted} cannot hold {codec}")
     with open_source(info.path) as source:
-        if wanted != "auto":
-            return _layout(info, source, wanted)
-        first = _layout(info, source, _native(source))
-        if not first.notes:
-            return first
-        return min(first, _layout(info, source, "mkv"), key=lambda layout: len(layout.notes))
+        candidates = [wanted] if wanted != "auto" else [_native(source), "mkv"]
+        layouts = [_layout(info, source, each) for each in candidates if _carries(each, codec)]
+    return max(layouts, key=lambda layout: len(layout.copied))  # the first of the best
+
+
+def _carries(container: str, codec: str) -> bool:
+    """Whether a container takes an encoder's film."""
+    with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
+        try:
+            trial.add_stream(encoder_name(codec))
+        except ValueError:
+            return False
+    return True
 
 
 def _native(source: InputContainer) -> str:
@@ -104,7 +114,7 @@ def _holds(container: str, path: Path, stream: Stream) -> bool:
         return container == "mkv"
     try:
         with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
-            copy = trial.add_stream_from_template(stream)
+            copy = trial.add_stream_from_template(stream, opaque=True)
             trial.start_encoding()
             if stream.type == "audio":  # some mistakes show only with the first packet
                 _try_packet(trial, path, stream.index, copy)
@@ -134,21 +144,30 @@ def _write(
     film: Film, chunks: Sequence[ChunkFile], layout: Layout, source: InputContainer, output: Path
 ) -> None:
     info, reorder = film.info, _reorder_depth(film, chunks)
-    options = _options(info, layout)
+    options = _options(info, layout, source)
     with av.open(str(output), "w", format=FORMATS[layout.container], options=options) as target:
         streams = _streams(source, target, info, chunks[0].path, layout)
         restored = _video_packets(film, chunks, streams[info.stream], reorder)
         _interleave(target, restored, _copied(source, streams, info))
 
 
-def _options(info: VideoInfo, layout: Layout) -> dict[str, str]:
+def _options(info: VideoInfo, layout: Layout, source: InputContainer) -> dict[str, str]:
     options = {"fflags": "+bitexact"}
     if layout.container in ("mp4", "mov"):
-        scale = info.time_base.denominator
-        while scale < 10_000:
-            scale *= 2
-        options |= {"movie_timescale": str(min(scale, LARGEST_TIMESCALE)), "movflags": "+faststart"}
+        options |= {"movie_timescale": str(_movie_timescale(info, layout, source)), "movflags": "+faststart"}
     return options
+
+
+def _movie_timescale(info: VideoInfo, layout: Layout, source: InputContainer) -> int:
+    """The unit of MP4's edit lists, which say where each stream begins: exact for all of them."""
+    rates = [source.streams[index].time_base for index in layout.copied]
+    rates += [Fraction(1, stream.rate) for stream in source.streams.audio if stream.index in layout.copied]
+    scale = lcm(*(rate.denominator for rate in [info.time_base, *rates] if rate))
+    if scale > LARGEST_TIMESCALE:
+        scale = min(info.time_base.denominator, LARGEST_TIMESCALE)
+    while scale < 10_000:
+        scale *= 2
+    return scale
 
 
 def _streams(
@@ -170,7 +189,8 @@ def _streams(
 
 
 def _video_stream(target: OutputContainer, encoded: VideoStream, original: Stream, info: VideoInfo) -> Stream:
-    stream = target.add_stream_from_template(encoded)
+    # Opaque, for PyAV would look for an encoder of the decoder's name, and not find libdav1d.
+    stream = target.add_stream_from_template(encoded, opaque=True)
     stream.time_base = info.time_base
     # NUT keeps neither, and some codecs do not either.
     stream.codec_context.framerate = info.rate
@@ -183,7 +203,7 @@ def _video_stream(target: OutputContainer, encoded: VideoStream, original: Strea
 
 
 def _copied_stream(target: OutputContainer, original: Stream) -> Stream:
-    stream: Stream = target.add_stream_from_template(original)
+    stream: Stream = target.add_stream_from_template(original, opaque=True)
     stream.time_base = original.time_base
     stream.metadata.update(_kept(original.metadata))
     stream.disposition = original.disposition
@@ -214,6 +234,8 @@ def _reorder_depth(film: Film, chunks: Sequence[ChunkFile]) -> int:
     depth = position = 0
     for chunk in chunks:
         for pts, _ in _chunk_packets(chunk, film.info):
+            if pts not in place:
+                raise OutputError(f"{chunk.path.name} holds a frame that the film has not")
             depth = max(depth, position - place[pts])
             position += 1
     if position != len(film.pts):

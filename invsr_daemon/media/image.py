@@ -31,6 +31,7 @@ SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP":
 BITS_8, BITS_16 = 8, 16
 TIFF_BITS_PER_SAMPLE = 258
 SMALLEST_SIDE = 8
+ORIENTATION = 0x0112
 # How the file lays out its pixels: TIFF keeps that among the EXIF tags, and it is wrong in another file.
 LAYOUT_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 317, 320}
@@ -78,7 +79,7 @@ def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
             with Image.open(path, formats=FORMATS) as image:
                 _check(image, max_pixels)
                 width, height = image.size
-                if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
                     width, height = height, width
                 return ImageInfo(path, str(image.format), width, height, _depth(image, path))
     except UnidentifiedImageError:
@@ -123,7 +124,6 @@ def read_image(info: ImageInfo) -> Picture:
             with Image.open(info.path, formats=FORMATS) as opened:
                 if info.depth == BITS_16:
                     return _read_deep(info, opened)
-                opened.load()
                 return _read_plain(opened)
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
@@ -131,8 +131,8 @@ def read_image(info: ImageInfo) -> Picture:
 
 def _read_plain(opened: Image.Image) -> Picture:
     profile = None if opened.mode == "CMYK" else opened.info.get("icc_profile")
+    exif = _exif(opened)
     upright = ImageOps.exif_transpose(opened)
-    exif = _exif(upright)
     if upright.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in upright.info:
         rgba = np.asarray(upright.convert("RGBA"))
         return Picture(rgba[..., :3], rgba[..., 3], icc_profile=profile, exif=exif)
@@ -140,10 +140,11 @@ def _read_plain(opened: Image.Image) -> Picture:
     return Picture(np.asarray(upright.convert("RGB")), grey=grey, icc_profile=profile, exif=exif)
 
 
-def _exif(upright: Image.Image) -> bytes | None:
+def _exif(opened: Image.Image) -> bytes | None:
     """The tags that describe the picture, not the file; nothing if there are none."""
-    tags = upright.getexif()
-    for tag in LAYOUT_TAGS & set(tags):
+    tags = Image.Exif()
+    tags.load(opened.getexif().tobytes())
+    for tag in (LAYOUT_TAGS | {ORIENTATION}) & set(tags):
         del tags[tag]
     return tags.tobytes() if len(tags) else None
 
@@ -152,7 +153,7 @@ def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
     with av.open(f"file:{info.path.absolute()}", format=f"{info.format.lower()}_pipe") as container:
         frame = next(container.decode(video=0))
     pixels = cast("NDArray[np.uint16]", frame.reformat(format="rgba64le").to_ndarray())
-    pixels = _oriented(pixels, int(opened.getexif().get(0x0112, 1)))
+    pixels = _oriented(pixels, int(opened.getexif().get(ORIENTATION, 1)))
     has_alpha = frame.format.name.startswith(("rgba", "ya", "gbrap"))
     return Picture(
         np.ascontiguousarray(pixels[..., :3]),

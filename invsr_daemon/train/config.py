@@ -29,9 +29,19 @@ class DataConfig(_Strict):
 
 
 class LossConfig(_Strict):
+    """Weights; 0 switches a loss off.
+
+    `perceptual` and `adversarial` count in full from the start timestep `realism_full` up and not at
+    all up to `realism_none`, so that a low start stays faithful and a high one may invent texture.
+    """
+
     pixel: float = 1.0
     latent: float = 0.0
     prior: float = 0.0
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+    realism_none: int = 0
+    realism_full: int = 1
 
 
 class TrainConfig(_Strict):
@@ -47,6 +57,7 @@ class TrainConfig(_Strict):
     checkpoint_seconds: float = 120
     timesteps: tuple[int, ...] = (250, 200, 150, 100)
     also_train: tuple[Literal["decoder", "unet"], ...] = ()
+    from_base: bool = Field(False, description="begin with the part that lies in base already")
     network: dict[str, Any] = {}
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()

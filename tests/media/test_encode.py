@@ -1,0 +1,236 @@
+"""Chunk files: exact times, the source's colours, and nothing under a name that is not whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from invsr_daemon.media.decode import RgbFrame, decode_chunk
+from invsr_daemon.media.encode import encoder_name, film_size, open_chunk, pixel_format
+from invsr_daemon.media.probe import plan_chunks, probe_video
+from invsr_daemon.records import Colour, ConfigError, Film, OutputError, ResourceError
+
+from ..mediafiles import MANY_PIXELS, VFR, decoded, flat, make_film, pass_through, video_settings
+
+COLOURS = [(200, 30, 90), (20, 180, 60), (40, 60, 220), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
+UNTAGGED = Colour(2, 2, 2, 0)
+TAGS = {
+    "untagged": UNTAGGED,
+    "601": Colour(6, 6, 6, 1),
+    "709": Colour(1, 1, 1, 1),
+    "full": Colour(1, 1, 1, 2),
+    "2020": Colour(9, 9, 14, 1),
+}
+
+
+def small_film(folder: Path, **properties: Any) -> Film:
+    make_film(folder / "film.mkv", pts=range(5), **properties)
+    return probe_video(folder / "film.mkv", MANY_PIXELS)
+
+
+def colours(film: Film) -> NDArray[np.int64]:
+    (chunk,) = plan_chunks(film, 9)
+    return np.stack([frame.pixels for frame in decode_chunk(film.info, chunk)]).astype(np.int64)
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("rgb", COLOURS)
+def test_colours_come_out_as_they_went_in(tmp_path: Path, tags: str, rgb: tuple[int, int, int]) -> None:
+    make_film(tmp_path / "film.mp4", colour=TAGS[tags], paint=flat(*rgb), pts=range(3))
+    copy = pass_through(tmp_path / "film.mp4")
+    before, after = colours(copy.source), colours(copy.result)
+    assert np.abs(before - rgb).max() <= 3, "swscale is off by up to 3 when the source is made"
+    assert np.abs(after - before).max() <= 2
+    if tags != "full":
+        assert np.abs(after - rgb).max() <= 2
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "ffv1", "av1"])
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+@pytest.mark.parametrize("tags", ["untagged", "709", "full"])
+def test_results_are_tagged(tmp_path: Path, codec: str, container: str, tags: str) -> None:
+    if (codec, container) == ("ffv1", "mp4"):
+        container = "nut"
+    make_film(tmp_path / "film.mkv", colour=TAGS[tags], pts=range(2))
+    preset = {"ffv1": "", "av1": "12"}.get(codec, "ultrafast")
+    settings = video_settings(codec=codec, preset=preset)
+    copy = pass_through(tmp_path / "film.mkv", settings=settings, container=container)
+    for frame in decoded(copy.path):
+        expected = (6, 1) if tags == "untagged" else (TAGS[tags].matrix, TAGS[tags].range)
+        if container != "nut":  # which keeps no tags, like FFV1
+            assert (frame.colorspace, frame.color_range) == expected
+    if container != "nut":
+        assert copy.result.info.colour == copy.source.info.colour
+
+
+def test_untagged_hd_is_tagged_709(tmp_path: Path) -> None:
+    make_film(tmp_path / "film.mp4", size=(1280, 64), pts=range(2))
+    frame = decoded(pass_through(tmp_path / "film.mp4").path)[0]
+    assert (frame.colorspace, frame.color_range) == (1, 1)
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_ten_bits_stay_ten_bits(tmp_path: Path, codec: str) -> None:
+    rgb = (51400, 7700, 23130)
+    make_film(tmp_path / "film.mkv", pix_fmt="yuv444p10le", paint=flat(*rgb), pts=range(2))
+    settings = video_settings(codec=codec, crf=1)
+    copy = pass_through(tmp_path / "film.mkv", settings=settings)
+    assert decoded(copy.path)[0].format.name == "yuv420p10le"
+    (chunk,) = plan_chunks(copy.result, 9)
+    for frame in decode_chunk(copy.result.info, chunk):
+        assert frame.pixels.dtype == np.uint16
+        assert np.abs(frame.pixels.astype(int) - rgb).max() <= 4 * 64
+
+
+RGB_ENCODERS = [("ffv1", "bgr0", ""), ("libx264rgb", "rgb24", "ultrafast"), ("hevc", "gbrp", "ultrafast")]
+
+
+@pytest.mark.parametrize(("codec", "format", "preset"), RGB_ENCODERS)
+def test_rgb_formats_have_no_matrix_and_the_full_range(
+    tmp_path: Path, codec: str, format: str, preset: str
+) -> None:
+    make_film(tmp_path / "film.mkv", codec="ffv1", pix_fmt="bgr0", size=(65, 49), pts=range(4))
+    settings = video_settings(codec=codec, pixel_format=format, preset=preset, crf=0)
+    copy = pass_through(tmp_path / "film.mkv", settings=settings, container="mkv")
+    assert (copy.result.info.width, copy.result.info.height) == (65, 49)
+    whole = plan_chunks(copy.source, 9)[0], plan_chunks(copy.result, 9)[0]
+    frames = [
+        list(decode_chunk(film.info, chunk))
+        for film, chunk in zip((copy.source, copy.result), whole, strict=True)
+    ]
+    exact = codec != "hevc"
+    for frame, other in zip(*frames, strict=True):
+        difference = np.abs(frame.pixels.astype(int) - other.pixels)
+        assert difference.max() == 0 if exact else difference.mean() < 2
+
+
+def test_odd_sizes_become_even_where_chroma_is_subsampled(tmp_path: Path) -> None:
+    film = small_film(tmp_path, codec="ffv1", pix_fmt="yuv444p", size=(65, 49))
+    assert film_size(film.info, video_settings(), 4.0) == (260, 196)
+    assert film_size(film.info, video_settings(), 1.0) == (64, 48)
+    settings = video_settings(codec="ffv1", pixel_format="bgr0")
+    assert film_size(film.info, settings, 1.0) == (65, 49)
+    assert film_size(film.info, settings, 1.5) == (98, 74)
+
+
+def test_a_chunk_file_keeps_every_gap_exactly(tmp_path: Path) -> None:
+    make_film(tmp_path / "film.nut", pts=VFR, time_base=Fraction(1001, 30000))
+    film = probe_video(tmp_path / "film.nut", MANY_PIXELS)
+    (chunk,) = plan_chunks(film, 99)
+    with open_chunk(tmp_path / "c.nut", film.info, chunk, video_settings(), 1.0) as encoder:
+        for frame in decode_chunk(film.info, chunk):
+            encoder.encode(frame)
+    found = [Fraction(frame.pts or 0) * (frame.time_base or 0) for frame in decoded(tmp_path / "c.nut")]
+    assert [time - found[0] for time in found] == [Fraction(each * 1001, 30000) for each in VFR]
+
+
+def write_chunk(film: Film, path: Path, **settings: Any) -> None:
+    (chunk,) = plan_chunks(film, 99)
+    with open_chunk(path, film.info, chunk, video_settings(**settings), 1.0) as encoder:
+        for frame in decode_chunk(film.info, chunk):
+            encoder.encode(frame)
+
+
+WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"codec": "nope"}, "no encoder 'nope'"),
+    ({"codec": "aac"}, "'aac' does not encode video"),
+    ({"preset": "nope"}, "preset.*nope"),
+    ({"codec": "hevc", "preset": "nope"}, "preset.*nope"),
+    ({"pixel_format": "nonsense"}, "video.pixel_format: h264 takes .*yuv420p.*not 'nonsense'"),
+    ({"pixel_format": "rgb24"}, "not 'rgb24'"),
+    ({"codec": "rawvideo", "pixel_format": "nonsense", "preset": ""}, "no 'nonsense'"),
+    ({"options": (("nonsense", "1"),)}, "knows no nonsense"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WRONG_SETTINGS)
+def test_wrong_settings_are_told(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    film = small_film(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        write_chunk(film, tmp_path / "c.nut", **settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "c.nut").exists()
+
+
+def test_options_reach_the_encoder(tmp_path: Path) -> None:
+    film = small_film(tmp_path)
+    write_chunk(film, tmp_path / "a.nut")
+    write_chunk(film, tmp_path / "b.nut", options=(("crf", "50"),))
+    assert (tmp_path / "b.nut").stat().st_size < (tmp_path / "a.nut").stat().st_size
+
+
+def test_names_of_codecs() -> None:
+    assert encoder_name("h264") == "libx264"
+    assert encoder_name("libx265") == "libx265"
+    assert pixel_format(video_settings(), 8) == "yuv420p"
+    assert pixel_format(video_settings(), 12) == "yuv420p10le"
+    assert pixel_format(video_settings(codec="mpeg4"), 10) == "yuv420p"
+
+
+def test_an_exception_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    film = small_film(tmp_path)
+    (chunk,) = plan_chunks(film, 99)
+    with (  # noqa: PT012
+        pytest.raises(RuntimeError, match="midway"),
+        open_chunk(tmp_path / "c.nut", film.info, chunk, video_settings(), 1.0) as encoder,
+    ):
+        encoder.encode(RgbFrame(0, np.zeros((48, 64, 3), np.uint8)))
+        assert not (tmp_path / "c.nut").exists()
+        raise RuntimeError("midway")
+    assert not (tmp_path / "c.nut").exists()
+
+
+def test_litter_of_a_killed_run_is_written_over(tmp_path: Path) -> None:
+    film = small_film(tmp_path)
+    write_chunk(film, tmp_path / "a.nut")
+    (tmp_path / "b.partial").write_bytes(bytes(10**6))
+    write_chunk(film, tmp_path / "b.nut")
+    assert (tmp_path / "a.nut").read_bytes() == (tmp_path / "b.nut").read_bytes()
+    assert not (tmp_path / "b.partial").exists()
+
+
+def test_a_full_disk_passes(tmp_path: Path) -> None:
+    film = small_film(tmp_path)
+    (tmp_path / "c.partial").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match="disk is full"):
+        write_chunk(film, tmp_path / "c.nut", codec="ffv1", preset="")
+    assert not (tmp_path / "c.nut").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="failed"):
+        write_chunk(small_film(tmp_path), Path("/proc/c.nut"))
+
+
+def test_a_rename_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    film = small_film(tmp_path)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match="finishing a chunk"):
+        write_chunk(film, tmp_path / "c.nut")
+    assert not (tmp_path / "c.nut").exists()
+
+
+def test_an_unchanged_chunk_has_unchanged_bytes(tmp_path: Path) -> None:
+    film = small_film(tmp_path)
+    for codec, preset in (("h264", "medium"), ("hevc", "ultrafast"), ("ffv1", "")):
+        for name in ("a.nut", "b.nut"):
+            write_chunk(film, tmp_path / name, codec=codec, preset=preset)
+        assert (tmp_path / "a.nut").read_bytes() == (tmp_path / "b.nut").read_bytes()
+
+
+def test_the_sample_aspect_ratio_goes_along(tmp_path: Path) -> None:
+    film = small_film(tmp_path)
+    film = replace(film, info=replace(film.info, sample_aspect_ratio=Fraction(16, 11)))
+    write_chunk(film, tmp_path / "c.nut")
+    assert probe_video(tmp_path / "c.nut", MANY_PIXELS).info.sample_aspect_ratio == Fraction(16, 11)
