@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +48,10 @@ log = logging.getLogger(__name__)
 
 # What tells one input from another without reading it: path, inode, size, time of last change.
 Identity = tuple[str, int, int, int]
+
+
+# Another version of these may give other bytes: chunks of both must not meet in one film.
+DECISIVE_PACKAGES = ("torch", "diffusers", "av", "pillow")
 
 
 class Interrupted(InvsrError):
@@ -144,7 +149,8 @@ def _identity(source: Path) -> Identity:
 def _key(job: Job, identity: Identity, *writing: object) -> str:
     model = asdict(job.model) | {"model": job.model_fingerprint}
     threads = job.settings.limits.cpu_threads
-    parts = [__version__, identity, model, threads, str(job.target), *(repr(each) for each in writing)]
+    versions = [__version__, *(version(package) for package in DECISIVE_PACKAGES)]
+    parts = [versions, identity, model, threads, str(job.target), *(repr(each) for each in writing)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -205,7 +211,7 @@ def _work_folder(settings: Settings, key: str) -> Path:
 async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
     """Do a job. Raises InvsrError; Interrupted if `stopping` was set before the end.
 
-    Work that was finished stays for the next run if the error may pass, and goes if it cannot.
+    Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
     plan = await asyncio.to_thread(plan_job, job)
     if _published_before(plan):
@@ -225,11 +231,10 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
         try:
             await _restore(plan, waiting, pool, observer, stopping)
             await asyncio.to_thread(_publish, plan)
-        except InvsrError as error:
-            if not error.retryable:
-                await asyncio.to_thread(shutil.rmtree, plan.work)
+        except InputError:
+            await asyncio.to_thread(shutil.rmtree, plan.work, ignore_errors=True)
             raise
-        await asyncio.to_thread(shutil.rmtree, plan.work)
+        await asyncio.to_thread(shutil.rmtree, plan.work, ignore_errors=True)
     return Result(plan.output, plan.frames, computed, plan.notes)
 
 
@@ -308,10 +313,15 @@ def _state_of(output: Path) -> dict[str, object]:
 
 
 def _remember(plan: Plan) -> None:
-    """Note that this job's result is the file that lies there now."""
+    """Note that this job's result is the file that lies there now; the result stands without it too."""
     note = _done_file(plan)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(_state_of(plan.output)))
+    partial = note.with_suffix(".partial")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(_state_of(plan.output)))
+        partial.replace(note)
+    except OSError as error:
+        log.warning("%s was published, but that cannot be noted in %s: %s", plan.output, note.parent, error)
 
 
 def _published_before(plan: Plan) -> bool:

@@ -238,6 +238,14 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def lock_as_it_is(folder: Path) -> None:
+    """Write a lock beside a model of one's own, so that `verify` notices any later change."""
+    files = _files(folder.resolve())
+    _write_lock(
+        _lock_path(folder.resolve()), Lock(None, {}, {name: _entry(file) for name, file in files.items()})
+    )
+
+
 def _known(name: str) -> KnownModel:
     if name not in KNOWN:
         raise ModelError(f"no model is named {name!r}; the names are {', '.join(KNOWN)}")

@@ -16,8 +16,9 @@ from torch import Tensor
 class Tiling:
     """How a model wants pictures cut: square tiles, their overlap, and the sizes it can take.
 
-    `multiple`: padded sides are multiples of it. `fill_tile`: pictures smaller than a tile are
-    padded up to one (models with attention see the size they were trained on).
+    `multiple`: padded sides are multiples of it. `fill_tile`: every tile is exactly of that size, and
+    smaller pictures are padded up to it (models with attention see the size they were trained on).
+    Without it tiles are of equal sides up to `tile`, so that little is computed twice.
     """
 
     tile: int
@@ -66,13 +67,11 @@ def plan_tiles(height: int, width: int, tiling: Tiling) -> TilePlan:
     """
     top, padded_height = _padded(height, tiling)
     left, padded_width = _padded(width, tiling)
-    tile_height = min(tiling.tile, padded_height)
-    tile_width = min(tiling.tile, padded_width)
-    stride = tiling.tile - tiling.overlap
+    tile_height, tile_width = _tile_side(padded_height, tiling), _tile_side(padded_width, tiling)
     corners = [
         (y, x)
-        for y in _starts(padded_height, tile_height, stride)
-        for x in _starts(padded_width, tile_width, stride)
+        for y in _starts(padded_height, tile_height, tiling.overlap)
+        for x in _starts(padded_width, tile_width, tiling.overlap)
     ]
     tiles = tuple(Tile(i, y, x, tile_height, tile_width) for i, (y, x) in enumerate(corners))
     return TilePlan(padded_height, padded_width, top, left, tiles)
@@ -85,9 +84,21 @@ def _padded(side: int, tiling: Tiling) -> tuple[int, int]:
     return 0, -(-side // tiling.multiple) * tiling.multiple
 
 
-def _starts(side: int, tile: int, stride: int) -> list[int]:
-    starts = list(range(0, side - tile, stride))
-    return [*starts, side - tile]
+def _tile_side(side: int, tiling: Tiling) -> int:
+    """The tiles' side along a padded side: the configured one, or the least for that many tiles."""
+    if side <= tiling.tile:
+        return side
+    if tiling.fill_tile:
+        return tiling.tile
+    count = -(-(side - tiling.overlap) // (tiling.tile - tiling.overlap))
+    even = -(-(side + (count - 1) * tiling.overlap) // count)
+    return -(-even // tiling.multiple) * tiling.multiple
+
+
+def _starts(side: int, tile: int, overlap: int) -> list[int]:
+    if tile == side:
+        return [0]
+    return [*range(0, side - tile, tile - overlap), side - tile]
 
 
 def reflect_pad(pictures: Tensor, plan: TilePlan) -> Tensor:

@@ -1,4 +1,4 @@
-"""python -m invsr_daemon.train CONFIG --photographs DIR --out DIR [--base DIR]"""
+"""python -m invsr_daemon.train CONFIG --photographs DIR --out DIR [--base DIR]..."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base", type=Path, default=Path())
+    parser.add_argument("--base", type=Path, action="append", default=[])
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = TrainConfig.read(arguments.config)

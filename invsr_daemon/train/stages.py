@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from ..model.sampling import training_sigmas
 from . import degrade
 from .config import TrainConfig
 from .critics import Discriminator, feature_distance, generator_loss
+from .parts import part
 
 UPSAMPLE = 4
 SD_SCHEDULER = {
@@ -82,7 +83,7 @@ class AutoencoderStage:
 
     discriminator: Discriminator | None = None
 
-    def __init__(self, config: TrainConfig, base: Path) -> None:
+    def __init__(self, config: TrainConfig, base: Sequence[Path]) -> None:
         self.config = config
         self.trained = CompactAutoencoder(**config.network)
 
@@ -107,9 +108,9 @@ class DiffusionStage:
 
     discriminator: Discriminator | None = None
 
-    def __init__(self, config: TrainConfig, base: Path) -> None:
+    def __init__(self, config: TrainConfig, base: Sequence[Path]) -> None:
         self.config = config
-        self.autoencoder = _frozen(CompactAutoencoder, base / "vae")
+        self.autoencoder = _frozen(CompactAutoencoder, part(base, "vae"))
         self.trained = CompactUNet(**config.network)
         self.sigmas = training_sigmas(EulerDiscreteScheduler(**SD_SCHEDULER))
 
@@ -133,14 +134,14 @@ class DiffusionStage:
 class NoisePredictorStage:
     """InvSR's own training (section 3.3): one step from a random start, through the base's networks."""
 
-    def __init__(self, config: TrainConfig, base: Path) -> None:
+    def __init__(self, config: TrainConfig, base: Sequence[Path]) -> None:
         self.config = config
-        self.autoencoder = _frozen(CompactAutoencoder, base / "vae")
+        self.autoencoder = _frozen(CompactAutoencoder, part(base, "vae"))
         self.critic_features = copy.deepcopy(self.autoencoder)
-        self.unet = _frozen(CompactUNet, base / "unet")
+        self.unet = _frozen(CompactUNet, part(base, "unet"))
         self.sigmas = training_sigmas(EulerDiscreteScheduler(**SD_SCHEDULER))
         if config.from_base:
-            predictor = CompactNoisePredictor.from_pretrained(base / "noise_predictor")
+            predictor = CompactNoisePredictor.from_pretrained(part(base, "noise_predictor"))
         else:
             predictor = CompactNoisePredictor(**config.network)
         self.trained = nn.ModuleDict({"noise_predictor": predictor})
@@ -199,13 +200,13 @@ class NoisePredictorStage:
             self.unet.save_pretrained(folder / "unet")
 
 
-STAGES: dict[str, Callable[[TrainConfig, Path], Stage]] = {
+STAGES: dict[str, Callable[[TrainConfig, Sequence[Path]], Stage]] = {
     "autoencoder": AutoencoderStage,
     "diffusion": DiffusionStage,
     "noise_predictor": NoisePredictorStage,
 }
 
 
-def make_stage(config: TrainConfig, base: Path) -> Stage:
-    """The configured stage, its frozen parts loaded from `base` (diffusers layout)."""
+def make_stage(config: TrainConfig, base: Sequence[Path]) -> Stage:
+    """The configured stage; parts that it builds on come from `base`, later folders first."""
     return STAGES[config.stage](config, base)

@@ -193,3 +193,21 @@ def test_a_single_tile_is_not_weighted() -> None:
     blend = Blend((1, 64, 64), plan, 2, CPU)
     blend.add(0, plan.tiles[0], output)
     assert torch.equal(blend.result()[0], output)
+
+
+@given(SIDES, SIDES, tilings())
+def test_tiles_that_need_not_be_full_are_no_more_in_number_and_no_larger(
+    height: int, width: int, tiling: Tiling
+) -> None:
+    even = Tiling(tiling.tile, tiling.overlap, tiling.multiple, fill_tile=False)
+    full = Tiling(tiling.tile, tiling.overlap, tiling.multiple, fill_tile=True)
+    few, many = plan_tiles(height, width, even), plan_tiles(height, width, full)
+    assert len(few.tiles) == len(many.tiles)
+    assert few.tiles[0].height <= tiling.tile
+    assert few.tiles[0].width <= tiling.tile
+
+
+def test_an_unlucky_size_is_not_computed_twice() -> None:
+    plan = plan_tiles(272, 640, Tiling(256, 32, 8, fill_tile=False))
+    computed = sum(tile.height * tile.width for tile in plan.tiles)
+    assert computed < 1.3 * 272 * 640

@@ -70,7 +70,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, photographs: Photographs) -> 
     folder = tmp_path_factory.mktemp("base")
     for stage in ("autoencoder", "diffusion", "noise_predictor"):
         torch.manual_seed(0)
-        train(config(stage), make_stage(config(stage), folder), photographs, folder)
+        train(config(stage), make_stage(config(stage), [folder]), photographs, folder)
         (folder / "checkpoint.pt").unlink()
     return folder
 
@@ -98,12 +98,12 @@ def test_a_killed_run_resumes_bit_for_bit(
 ) -> None:
     settings = config(stage, checkpoint_seconds=0)
     torch.manual_seed(1)
-    train(settings, make_stage(settings, base), photographs, tmp_path / "whole")
+    train(settings, make_stage(settings, [base]), photographs, tmp_path / "whole")
     torch.manual_seed(1)
     with pytest.raises(Killed):
-        train(settings, make_stage(settings, base), Dying(photographs, at=3), tmp_path / "killed")  # type: ignore[arg-type]
+        train(settings, make_stage(settings, [base]), Dying(photographs, at=3), tmp_path / "killed")  # type: ignore[arg-type]
     torch.manual_seed(2)  # other initial weights: the checkpoint must replace them all
-    train(settings, make_stage(settings, base), photographs, tmp_path / "killed")
+    train(settings, make_stage(settings, [base]), photographs, tmp_path / "killed")
     whole = torch.load(tmp_path / "whole/checkpoint.pt", weights_only=True)
     resumed = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)
     assert whole["step"] == resumed["step"] == 5
@@ -128,7 +128,7 @@ def test_what_was_trained_is_a_model(base: Path) -> None:
 @pytest.mark.parametrize("loss", ["pixel", "latent", "perceptual", "adversarial"])
 def test_each_loss_alone_moves_the_predictor(loss: str, base: Path, photographs: Photographs) -> None:
     only = {"pixel": 0.0, loss: 1.0}
-    stage = make_stage(config("noise_predictor", loss=only, from_base=True), base)
+    stage = make_stage(config("noise_predictor", loss=only, from_base=True), [base])
     outcome = stage.step(photographs.crops(3, 32, 0, 0), 0)
     assert set(outcome.losses) == {loss}
     outcome.losses[loss].backward()
@@ -138,7 +138,7 @@ def test_each_loss_alone_moves_the_predictor(loss: str, base: Path, photographs:
 
 
 def test_a_loss_of_weight_zero_is_not_computed(base: Path, photographs: Photographs) -> None:
-    stage = make_stage(config("noise_predictor", loss={"pixel": 1.0}), base)
+    stage = make_stage(config("noise_predictor", loss={"pixel": 1.0}), [base])
     assert stage.discriminator is None
     assert set(stage.step(photographs.crops(3, 32, 0, 0), 0).losses) == {"pixel"}
 
@@ -147,7 +147,7 @@ def test_low_starts_are_spared_from_realism(base: Path, photographs: Photographs
     loss = {"pixel": 0.0, "perceptual": 1.0, "realism_none": 100, "realism_full": 200}
     found = {}
     for start in (100, 150, 200):
-        stage = make_stage(config("noise_predictor", loss=loss, timesteps=(start,), from_base=True), base)
+        stage = make_stage(config("noise_predictor", loss=loss, timesteps=(start,), from_base=True), [base])
         found[start] = stage.step(photographs.crops(3, 32, 0, 0), 0).losses["perceptual"].item()
     assert found[100] == 0
     assert 0 < found[150] < found[200]
@@ -155,7 +155,7 @@ def test_low_starts_are_spared_from_realism(base: Path, photographs: Photographs
 
 def test_frozen_networks_stay_as_they_are(base: Path, photographs: Photographs, tmp_path: Path) -> None:
     settings = config("noise_predictor")
-    stage: Any = make_stage(settings, base)
+    stage: Any = make_stage(settings, [base])
     before = {name: value.clone() for name, value in stage.autoencoder.state_dict().items()}
     train(settings, stage, photographs, tmp_path)
     assert all(torch.equal(before[name], value) for name, value in stage.autoencoder.state_dict().items())
@@ -164,7 +164,7 @@ def test_frozen_networks_stay_as_they_are(base: Path, photographs: Photographs, 
 def test_training_lowers_the_loss(photographs: Photographs, tmp_path: Path) -> None:
     settings = config("autoencoder", steps=150, learning_rate=5e-3)
     torch.manual_seed(0)
-    stage = make_stage(settings, tmp_path)
+    stage = make_stage(settings, [tmp_path])
     crops = photographs.crops(8, 32, 0, 0)
     before = stage.step(crops, 0).losses["pixel"].item()
     train(settings, stage, photographs, tmp_path)
