@@ -91,6 +91,35 @@ def process(
     sys.exit(process_inputs(inputs, output, config_file, options, overwrite=overwrite, as_json=as_json))
 
 
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@config_option
+@click.option(
+    "--degradation", default="bicubic", show_default=True, metavar="bicubic|realistic|none", help="To undo."
+)
+@click.option(
+    "--methods",
+    default="bicubic,lanczos,default",
+    show_default=True,
+    metavar="METHOD,...",
+    help="bicubic, lanczos, or MODEL[:steps=N][:start=T][:timesteps=T,T,...][:color=FIX][:tile=N].",
+)
+@click.option("--seed", type=int, help="Seed of the degradation and of the noise.")
+@click.option(
+    "--device", default="cpu", show_default=True, metavar="cpu|cuda|cuda:N", help="Where to compute."
+)
+@click.option("--limit", type=int, help="At most so many pictures.")
+@click.option("--crop", type=int, help="Longest side that is used of a picture, about its middle.")
+@click.option("--frames", type=int, default=4, show_default=True, help="Frames of each film, from its first.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Every number into this file.")
+@click.option("--sheet", "sheet_file", type=click.Path(path_type=Path), help="A contact sheet (PNG).")
+def evaluate(inputs: tuple[Path, ...], **options: Any) -> None:
+    """Compare methods on sharp films and pictures, degraded; or, with `none`, on poor ones."""
+    from .quality import Options, evaluate_files
+
+    click.echo(evaluate_files(inputs, Options(**options), lambda line: click.echo(line, err=True)))
+
+
 @main.group()
 def models() -> None:
     """Models: what there is, how to get it, where it lies."""

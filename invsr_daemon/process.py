@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from .config import Settings, load
 from .devices import choose_devices
-from .media.image import SUFFIX
+from .media.image import PICTURE_SUFFIXES
+from .media.source import FILM_SUFFIXES
 from .model import hub
 from .pool import Pool
 from .records import ConfigError, InvsrError
@@ -29,14 +30,6 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 RESTORED = "_restored"
 STOPPED = "stopped; run the same command again to go on from here"
 REPORT_SECONDS = 10.0
-# fmt: off
-FILM_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
-    ".vob", ".flv", ".wmv", ".asf", ".ogv", ".3gp", ".mxf", ".nut", ".dv", ".gif", ".y4m", ".h264",
-    ".hevc", ".ivf",
-})
-# fmt: on
-PICTURE_SUFFIXES = frozenset({*SUFFIX.values(), ".jpeg", ".tiff"})
 
 
 def process_inputs(
