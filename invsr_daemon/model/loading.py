@@ -12,6 +12,8 @@ invsr.json                              optional: tile, overlap, multiple, fill_
 from __future__ import annotations
 
 import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from ..records import ModelError
 from .compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
 from .noise_predictor import NoisePredictor
 from .tiling import Tiling
+
+log = logging.getLogger(__name__)
 
 # InvSR's one text condition; the released noise predictor was trained with it.
 PROMPT = (
@@ -144,12 +148,12 @@ def _prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtype) -
     if "cross_attention_dim" not in unet.config:
         return None
     path = folder / PROMPT_FILE
-    if not path.exists():
-        if not (folder / "text_encoder").is_dir():
-            raise ValueError(f"it has neither {PROMPT_FILE} nor text_encoder/ and tokenizer/")
-        embeds = encode_prompts(folder)
-        return Prompt(*(embeds[name].to(device, dtype) for name in ("positive", "negative")))
-    embeds = load_file(path)
+    if path.exists():
+        embeds = load_file(path)
+    elif (folder / "text_encoder").is_dir():
+        embeds = _encode_once(folder)
+    else:
+        raise ValueError(f"it has neither {PROMPT_FILE} nor text_encoder/ and tokenizer/")
     return Prompt(*(embeds[name].to(device, dtype) for name in ("positive", "negative")))
 
 
@@ -176,11 +180,20 @@ def encode_prompts(folder: Path) -> dict[str, Tensor]:
     return embeds
 
 
-def write_prompts(folder: Path) -> None:
+def write_prompts(folder: Path) -> dict[str, Tensor]:
     """Encode both prompts and keep them beside the model, so that loading needs no text encoder."""
-    partial = folder / f".{PROMPT_FILE}.part"
-    save_file(encode_prompts(folder), partial)
+    embeds = encode_prompts(folder)
+    partial = folder / f".{PROMPT_FILE}.{os.getpid()}.part"
+    save_file(embeds, partial)
     partial.replace(folder / PROMPT_FILE)
+    return embeds
+
+
+def _encode_once(folder: Path) -> dict[str, Tensor]:
+    if os.access(folder, os.W_OK):
+        return write_prompts(folder)
+    log.info("%s cannot be written to: its text encoder is needed at every start", folder)
+    return encode_prompts(folder)
 
 
 def _tiling(folder: Path, vae: Any, unet: Any) -> Tiling:
