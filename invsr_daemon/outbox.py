@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .media.encode import sync_folder
+from .durable import sync
 from .records import OutputError, OutputExistsError, ResourceError
 
 
@@ -24,9 +24,9 @@ def publishing(final: Path, key: str, *, overwrite: bool) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         yield partial
-        _sync(partial)
+        sync(partial)
         _name(partial, final, overwrite=overwrite)
-        sync_folder(final.parent)
+        sync(final.parent)
     except OSError as error:
         raise _explained(error, final) from error
     finally:
@@ -38,14 +38,6 @@ def check_free(final: Path, *, overwrite: bool) -> None:
     """Raise OutputExistsError early if the name is taken."""
     if not overwrite and os.path.lexists(final):
         raise OutputExistsError(f"{final} is already there (--overwrite replaces it)")
-
-
-def _sync(partial: Path) -> None:
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _name(partial: Path, final: Path, *, overwrite: bool) -> None:

@@ -134,7 +134,7 @@ def test_a_full_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cod
     def full(_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(outbox, "_sync", full)
+    monkeypatch.setattr(outbox, "sync", full)
     with pytest.raises(ResourceError, match="full") as caught:
         publish(tmp_path / "film.mp4", b"whole")
     assert caught.value.retryable

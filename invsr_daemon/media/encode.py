@@ -8,7 +8,6 @@ synced, renamed.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from ..durable import sync_rename
 from ..records import (
     Chunk,
     Colour,
@@ -224,23 +224,3 @@ def writing_error(
     if error.errno == errno.ENOSPC:
         return ResourceError(f"the disk is full: {path.parent}")
     return OutputError(f"{doing} into {path.parent} failed: {error.strerror}")
-
-
-def sync_rename(partial: Path, final: Path) -> None:
-    """Make `partial` durable, then give it its name, durably."""
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(partial, final)
-    sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

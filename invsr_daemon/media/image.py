@@ -22,8 +22,9 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..durable import sync_rename
 from ..records import ConfigError, ImageInfo, ImageSettings, InputError
-from .encode import sync_rename, writing_error
+from .encode import writing_error
 from .source import check_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")

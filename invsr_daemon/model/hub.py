@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from .. import __version__
+from ..durable import sync, sync_rename
 from ..records import ModelError, ModelUnreachableError, ResourceError
 
 Report = Callable[[str], None]
@@ -52,6 +53,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK = 1 << 20
 PROGRESS_STEP = 256 << 20
 LONGEST_REASON = 600
+# What the libraries raise at files of another make.
+MISFITS = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -805,16 +808,7 @@ def _convert_predictor(staging: Path, source: str) -> None:
         if path != result:
             save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, result)
             path.unlink()
-    except (
-        ModelError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
+    except (ModelError, SafetensorError, *MISFITS) as error:
         _raise_if_full(error)
         raise ModelError(f"the noise predictor does not fit: {str(error)[:LONGEST_REASON]}") from error
 
@@ -827,15 +821,7 @@ def _encode_prompt(staging: Path) -> None:
 
     try:
         write_prompts(staging)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
+    except (SafetensorError, *MISFITS) as error:
         _raise_if_full(error)
         raise ModelError(f"the prompt cannot be encoded: {str(error)[:LONGEST_REASON]}") from error
 
@@ -905,7 +891,7 @@ def _install(staging: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     staging.rename(folder)
-    _sync_directory(folder.parent)
+    sync(folder.parent)
     _remove(old)
 
 
@@ -914,14 +900,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_lock(path: Path) -> Lock | None:
@@ -954,10 +932,7 @@ def _write_lock(path: Path, lock: Lock) -> None:
     with partial.open("w") as out:
         json.dump({"format": LOCK_FORMAT, **asdict(lock)}, out, indent=1, sort_keys=True)
         out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
-    _sync_directory(path.parent)
+    sync_rename(partial, path)
 
 
 @contextmanager

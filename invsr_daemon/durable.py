@@ -1,0 +1,22 @@
+"""Files that outlive a power cut: synced before they get their name, and the name synced too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's names, durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_rename(partial: Path, final: Path) -> None:
+    """Make `partial` durable, then give it its name, durably. Raises OSError."""
+    sync(partial)
+    os.replace(partial, final)
+    sync(final.parent)
