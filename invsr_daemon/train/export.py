@@ -28,13 +28,21 @@ TILING = {"tile": 256, "overlap": 32, "multiple": 8, "fill_tile": False}
 
 def export(parts: list[Path], out: Path) -> None:
     """Write the model directory and its lock. Raises FileNotFoundError if a part is nowhere."""
+    found = {name: part(parts, name) for name in (*NETWORKS, "scheduler")}
     shutil.rmtree(out, ignore_errors=True)
     for name, kind in NETWORKS.items():
-        network = kind.from_pretrained(part(parts, name))
-        network.half().save_pretrained(out / name)
-    shutil.copytree(part(parts, "scheduler"), out / "scheduler")
+        kind.from_pretrained(found[name]).half().save_pretrained(out / name)
+        _forget_origin(out / name / "config.json")
+    shutil.copytree(found["scheduler"], out / "scheduler")
     (out / "invsr.json").write_text(json.dumps(TILING) + "\n")
     lock_as_it_is(out)
+
+
+def _forget_origin(config: Path) -> None:
+    """diffusers notes the folder that a network came from, which means nothing anywhere else."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from invsr_daemon.model import InvSR
 from invsr_daemon.train import degrade
 from invsr_daemon.train.config import TrainConfig
 from invsr_daemon.train.critics import Discriminator, discriminator_loss, feature_distance, generator_loss
+from invsr_daemon.train.export import export
 from invsr_daemon.train.loop import learning_rate, train
 from invsr_daemon.train.photographs import Photographs
 from invsr_daemon.train.stages import make_stage
@@ -245,3 +247,15 @@ def test_the_kept_configurations_are_valid_and_name_no_validation_picture(name: 
     assert len(names) > 30
     apart = ("Bridge_by", "life_by", "umang_by", "LadyBird", "EveningGlow", "Kite")
     assert not [each for each in names if any(other in each for other in apart)]
+
+
+def test_an_exported_model_is_small_whole_and_anonymous(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    export([base], out)
+    assert "_name_or_path" not in "".join(file.read_text() for file in out.rglob("config.json"))
+    weights = load_file(out / "vae" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    assert (tmp_path / "exported.lock.json").is_file()
+    assert InvSR.load(out).restore(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    with pytest.raises(FileNotFoundError, match="vae"):
+        export([tmp_path], tmp_path / "nothing")
