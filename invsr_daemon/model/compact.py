@@ -58,6 +58,23 @@ class TimeEmbedding(nn.Module):
         return nn.functional.silu(self.linear2(nn.functional.silu(self.linear1(features))))
 
 
+class CompactDecoder(nn.Module):
+    """Latents [B,C,h,w] -> pictures [B,3,8h,8w]: residual blocks at 1/8, then at 1/4 of the size."""
+
+    def __init__(self, latent_channels: int, width: int, width_quarter: int, blocks: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(latent_channels, width, 3, padding=1)
+        self.eighth = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks[0])))
+        self.widen = nn.Conv2d(width, 4 * width_quarter, 1)
+        self.quarter = nn.Sequential(*(ResidualBlock(width_quarter) for _ in range(blocks[1])))
+        self.conv_out = nn.Conv2d(width_quarter, 48, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        h = self.widen(self.eighth(self.conv_in(latents)))
+        h = self.quarter(nn.functional.pixel_shuffle(h, 2))
+        return nn.functional.pixel_shuffle(self.conv_out(h), 4)
+
+
 class CompactAutoencoder(ModelMixin, ConfigMixin):
     """Pictures [B,3,H,W] in [-1,1] <-> latents [B,latent_channels,H/8,W/8]; H and W multiples of 8.
 
@@ -87,16 +104,7 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
             *(ResidualBlock(width) for _ in range(eighth)),
             nn.Conv2d(width, latent_channels, 3, padding=1),
         )
-        eighth, quarter = decoder_blocks
-        self.decoder = nn.Sequential(
-            nn.Conv2d(latent_channels, width, 3, padding=1),
-            *(ResidualBlock(width) for _ in range(eighth)),
-            nn.Conv2d(width, 4 * width_quarter, 1),
-            nn.PixelShuffle(2),
-            *(ResidualBlock(width_quarter) for _ in range(quarter)),
-            nn.Conv2d(width_quarter, 48, 3, padding=1),
-            nn.PixelShuffle(4),
-        )
+        self.decoder = CompactDecoder(latent_channels, width, width_quarter, decoder_blocks)
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """The latents' distribution, unscaled, as diffusers' autoencoders give it."""
@@ -136,14 +144,26 @@ class CompactUNet(ModelMixin, ConfigMixin):
 
 
 class CompactNoisePredictor(ModelMixin, ConfigMixin):
-    """LR pictures [B,3,h,w] in [-1,1] and a timestep -> the noise map's distribution, [B,C,h/2,w/2]."""
+    """LR pictures [B,3,h,w] in [-1,1] and a timestep -> the noise map's distribution, [B,C,h/2,w/2].
+
+    Residual blocks see the picture at half its resolution; `full_depth` more, `full_width` wide, see
+    every pixel first, and their findings are added before the others begin.
+    """
 
     @register_to_config
-    def __init__(self, latent_channels: int = 16, width: int = 128, depth: int = 6) -> None:
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        width: int = 128,
+        depth: int = 6,
+        full_width: int = 64,
+        full_depth: int = 0,
+    ) -> None:
         super().__init__()
         self.time_embedding = TimeEmbedding(width)
         self.unshuffle = nn.PixelUnshuffle(2)
         self.conv_in = nn.Conv2d(12, width, 3, padding=1)
+        self.full = _full_resolution(full_width, full_depth, width) if full_depth else None
         self.blocks = nn.ModuleList(ResidualBlock(width, time_channels=width) for _ in range(depth))
         self.conv_out = nn.Conv2d(width, 2 * latent_channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
@@ -152,6 +172,21 @@ class CompactNoisePredictor(ModelMixin, ConfigMixin):
     def forward(self, x: Tensor, timestep: Tensor) -> DiagonalGaussianDistribution:
         embedding = self.time_embedding(timestep, x)
         h = self.conv_in(self.unshuffle(x))
+        if self.full is not None:
+            h = h + self.full(x)
         for block in self.blocks:
             h = block(h, embedding)
         return DiagonalGaussianDistribution(self.conv_out(h))
+
+
+def _full_resolution(width: int, depth: int, channels_out: int) -> nn.Sequential:
+    """[B,3,h,w] -> [B,channels_out,h/2,w/2], zero at first."""
+    last = nn.Conv2d(4 * width, channels_out, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        *(ResidualBlock(width) for _ in range(depth)),
+        nn.PixelUnshuffle(2),
+        last,
+    )

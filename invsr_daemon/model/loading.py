@@ -48,7 +48,7 @@ PREDICTOR_CONFIG = "noise_predictor_config.json"
 DEFAULT_TILE = 128
 
 # What the libraries raise at files that are missing, cut short, or of another make.
-_DAMAGES = (OSError, SafetensorError, LookupError, RuntimeError, ValueError, TypeError, AttributeError)
+DAMAGES = (OSError, SafetensorError, LookupError, RuntimeError, ValueError, TypeError, AttributeError)
 
 _CLASSES: dict[str, Any] = {
     "AutoencoderKL": AutoencoderKL,
@@ -85,13 +85,13 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
     if not folder.is_dir():
         raise ModelError(f"no model at {folder}: it is not a directory")
     try:
-        vae = _network(folder / "vae", dtype)
-        unet = _network(folder / "unet", dtype)
-        predictor = _noise_predictor(folder, dtype)
+        vae = load_network(folder / "vae", dtype)
+        unet = load_network(folder / "unet", dtype)
+        predictor = load_noise_predictor(folder, dtype)
         scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        prompt = _prompt(folder, unet, device, dtype)
+        prompt = load_prompt(folder, unet, device, dtype)
         tiling = _tiling(folder, vae, unet)
-    except _DAMAGES as error:
+    except DAMAGES as error:
         raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
     networks: tuple[Any, ...] = (vae, unet, predictor)
     for network in networks:  # in place
@@ -99,7 +99,8 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
     return Parts(vae, unet, predictor, scheduler, prompt, tiling)
 
 
-def _network(folder: Path, dtype: torch.dtype) -> Any:
+def load_network(folder: Path, dtype: torch.dtype) -> Any:
+    """The network in a folder of diffusers layout, of the class its config names. Raises DAMAGES."""
     name = _json(folder / "config.json")["_class_name"]
     if name not in _CLASSES:
         raise ValueError(f"{folder / 'config.json'} names an unknown class {name!r}")
@@ -112,9 +113,10 @@ def _network(folder: Path, dtype: torch.dtype) -> Any:
     )
 
 
-def _noise_predictor(folder: Path, dtype: torch.dtype) -> nn.Module:
+def load_noise_predictor(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The noise predictor of a model directory, in diffusers layout or bare. Raises DAMAGES."""
     if (folder / "noise_predictor").is_dir():
-        network: nn.Module = _network(folder / "noise_predictor", dtype)
+        network: nn.Module = load_network(folder / "noise_predictor", dtype)
         return network
     path = next((folder / name for name in PREDICTOR_STATES if (folder / name).exists()), None)
     if path is None:
@@ -144,7 +146,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} holds no state dict of plain tensors: {error}") from error
 
 
-def _prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtype) -> Prompt | None:
+def load_prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtype) -> Prompt | None:
+    """A model directory's text condition, encoded and kept if need be; None if the UNet takes none.
+
+    Raises DAMAGES.
+    """
     if "cross_attention_dim" not in unet.config:
         return None
     path = folder / PROMPT_FILE

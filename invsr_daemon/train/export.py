@@ -1,7 +1,7 @@
 """python -m invsr_daemon.train.export PART... --out DIR
 
-Put trained parts (folders that hold vae/, unet/, noise_predictor/, scheduler/; later ones win) together
-into a model directory: half precision, tiling, lock file. This is how the embedded model is made.
+Put parts (model directories, and folders that `invsr-daemon train` wrote; later ones win) together into a
+model directory in half precision, with its lock file. This is how the embedded model is made.
 """
 
 from __future__ import annotations
@@ -9,33 +9,46 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from diffusers.models.modeling_utils import ModelMixin
+import torch
 
-from ..model.compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
+from ..model.compact import CompactAutoencoder
 from ..model.hub import lock_as_it_is
-from .parts import part
+from ..model.loading import PROMPT_FILE, write_prompts
+from ..records import InvsrError
+from . import parts
 
-NETWORKS: dict[str, type[ModelMixin]] = {
-    "vae": CompactAutoencoder,
-    "unet": CompactUNet,
-    "noise_predictor": CompactNoisePredictor,
-}
+TILING = "invsr.json"
 # Convolutions bear any size; more than 256 pixels at once only costs memory.
-TILING = {"tile": 256, "overlap": 32, "multiple": 8, "fill_tile": False}
+COMPACT_TILING = {"tile": 256, "overlap": 32, "multiple": 8, "fill_tile": False}
 
 
-def export(parts: list[Path], out: Path) -> None:
-    """Write the model directory and its lock. Raises FileNotFoundError if a part is nowhere."""
-    found = {name: part(parts, name) for name in (*NETWORKS, "scheduler")}
+def export(folders: Sequence[Path], out: Path) -> None:
+    """Write the model directory and its lock. Raises ConfigError if a part is nowhere, or ModelError."""
+    networks: dict[str, Any] = {name: parts.network(folders, name, torch.float16) for name in ("vae", "unet")}
+    networks["noise_predictor"] = parts.noise_predictor(folders, torch.float16)
+    scheduler = parts.scheduler(folders)
     shutil.rmtree(out, ignore_errors=True)
-    for name, kind in NETWORKS.items():
-        kind.from_pretrained(found[name]).half().save_pretrained(out / name)
+    for name, network in networks.items():
+        network.save_pretrained(out / name)
         _forget_origin(out / name / "config.json")
-    shutil.copytree(found["scheduler"], out / "scheduler")
-    (out / "invsr.json").write_text(json.dumps(TILING) + "\n")
+    scheduler.save_pretrained(out / "scheduler")
+    if any((folder / TILING).exists() for folder in folders):
+        shutil.copyfile(parts.holder(folders, TILING) / TILING, out / TILING)
+    elif isinstance(networks["vae"], CompactAutoencoder):
+        (out / TILING).write_text(json.dumps(COMPACT_TILING) + "\n")
+    if "cross_attention_dim" in networks["unet"].config:
+        _copy_prompt(parts.holder(folders, *parts.PROMPTS), out)
     lock_as_it_is(out)
+
+
+def _copy_prompt(folder: Path, out: Path) -> None:
+    if not (folder / PROMPT_FILE).exists():
+        write_prompts(folder)
+    shutil.copyfile(folder / PROMPT_FILE, out / PROMPT_FILE)
 
 
 def _forget_origin(config: Path) -> None:
@@ -50,7 +63,10 @@ def main() -> None:
     parser.add_argument("parts", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    export(arguments.parts, arguments.out)
+    try:
+        export(arguments.parts, arguments.out)
+    except InvsrError as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

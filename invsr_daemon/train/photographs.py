@@ -1,11 +1,8 @@
-"""Photographs as a source of training crops: a folder in, batches of sharp crops out.
-
-A batch is a function of (seed, step) alone, so that a training run resumed at step N sees exactly
-the crops that an unbroken one would have seen.
-"""
+"""Photographs as a source of training crops: a folder in, batches of sharp crops out."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,51 +12,89 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..records import ConfigError, InputError
+
+log = logging.getLogger(__name__)
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
 
 @dataclass(frozen=True)
-class Photographs:
-    """Sharp pictures, uint8 [H,W,3], drawn from in proportion to their area's square root."""
+class Photograph:
+    """A file at one size (width, height); `kept` are its pixels, uint8 [H,W,3], if memory holds them."""
 
-    pictures: tuple[np.ndarray, ...]
+    path: Path
+    size: tuple[int, int]
+    kept: np.ndarray | None = None
+
+    def pixels(self) -> np.ndarray:
+        """uint8 [H,W,3]. Raises InputError if the file cannot be read."""
+        return _read(self.path, self.size) if self.kept is None else self.kept
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Sharp pictures, drawn from in proportion to their area's square root."""
+
+    pictures: tuple[Photograph, ...]
 
     @classmethod
     def load(
-        cls, folder: Path, names: Sequence[str] = (), longest_sides: Sequence[int] = (2048, 1024)
+        cls,
+        folder: Path,
+        names: Sequence[str] = (),
+        longest_sides: Sequence[int] = (2048, 1024),
+        *,
+        smallest: int = 1,
+        in_memory: bool = True,
     ) -> Photographs:
         """Every picture below `folder`, or those whose path holds one of `names`, at each size.
 
         Reducing a camera's picture makes it sharp per pixel; several sizes show several textures.
-        Raises FileNotFoundError if nothing fits.
+        One smaller than all `longest_sides` has its own size. Sizes with a side below `smallest` are
+        left out. Raises ConfigError if nothing fits, InputError if a file cannot be read.
         """
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_symlink())
         if names:
             paths = [p for p in paths if any(name in p.as_posix() for name in names)]
-        if not paths:
-            raise FileNotFoundError(f"no photographs found below {folder}")
-        pictures = [picture for path in paths for picture in _sizes(path, longest_sides)]
-        return cls(tuple(pictures))
+        found = [Photograph(path, size) for path in paths for size in _sizes(path, longest_sides)]
+        large = [photograph for photograph in found if min(photograph.size) >= smallest]
+        if not large:
+            few = f"{len(found)}, none of them {smallest} pixels high and wide" if found else "none"
+            raise ConfigError(f"photographs below {folder}: {few}")
+        log.info(
+            "%d photographs of %d files; %d are too small", len(large), len(paths), len(found) - len(large)
+        )
+        if in_memory:
+            large = [Photograph(each.path, each.size, each.pixels()) for each in large]
+        return cls(tuple(large))
 
-    def crops(self, batch: int, size: int, seed: int, step: int) -> Tensor:
+    def crops(self, batch: int, size: int, rng: np.random.Generator) -> Tensor:
         """[batch,3,size,size] float32 RGB in [0,1]: random places, quarter turns and mirrors."""
-        rng = np.random.default_rng([seed, step])
-        weights = np.sqrt([float(p.shape[0] * p.shape[1]) for p in self.pictures])
+        weights = np.sqrt([float(each.size[0] * each.size[1]) for each in self.pictures])
         chosen = rng.choice(len(self.pictures), size=batch, p=weights / weights.sum())
-        crops = [_crop(self.pictures[index], size, rng) for index in chosen]
+        crops = [_crop(self.pictures[index].pixels(), size, rng) for index in chosen]
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
-def _sizes(path: Path, longest_sides: Sequence[int]) -> list[np.ndarray]:
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    reduced = []
-    for longest in longest_sides:
-        factor = longest / max(picture.size)
-        if factor < 1:
-            width, height = (round(side * factor) for side in picture.size)
-            reduced.append(np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS)))
-    return reduced or [np.asarray(picture)]
+def _sizes(path: Path, longest_sides: Sequence[int]) -> list[tuple[int, int]]:
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    factors = [longest / max(width, height) for longest in longest_sides]
+    reduced = [(round(width * factor), round(height * factor)) for factor in factors if factor < 1]
+    return reduced or [(width, height)]
+
+
+def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS))
 
 
 def _crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..model.compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
-from ..model.sampling import training_sigmas
-from . import degrade
+from ..model.noise_predictor import NoisePredictor
+from ..records import ConfigError
+from . import degrade, parts
+from .batches import Batch
 from .config import TrainConfig
-from .critics import Discriminator, feature_distance, generator_loss
-from .parts import part
+from .critics import Discriminator, feature_distance, generator_loss, load_lpips
+from .denoiser import SD_SCHEDULER, Denoiser, normal
 
 UPSAMPLE = 4
-SD_SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "trailing",
-    "steps_offset": 1,
-}
+PREDICTORS: dict[str, type[nn.Module]] = {"compact": CompactNoisePredictor, "invsr": NoisePredictor}
 
 
 @dataclass(frozen=True)
@@ -50,32 +43,44 @@ class Stage(Protocol):
     @property
     def discriminator(self) -> Discriminator | None: ...
 
-    def step(self, sharp: Tensor, step: int) -> Outcome:
-        """The outcome for a batch of sharp crops [B,3,H,W] in [0,1] at a step."""
+    def poor(self, sharp: Tensor, rng: np.random.Generator) -> Tensor:
+        """The poor crops that a batch of sharp ones [B,3,H,W] in [0,1] needs; on the CPU."""
         ...
 
-    def save(self, folder: Path, averaged: dict[str, Tensor]) -> None:
-        """The trained part in diffusers layout, with averaged weights."""
+    def step(self, batch: Batch) -> Outcome:
+        """The outcome for a batch on the stage's device; draws from the batch's generator."""
+        ...
+
+    def shown(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What was given, what is made of it, and the truth: each [B,3,H,W], about [0,1]."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """The trained part in diffusers layout."""
         ...
 
 
-@torch.autocast("cpu", enabled=False)
 def degraded(sharp: Tensor, share: float, rng: np.random.Generator) -> Tensor:
     """The LR batch: the first `share` of it realistically degraded, the rest reduced."""
     split = round(share * sharp.shape[0])
-    parts = [degrade.realistic(sharp[:split], rng)] if split else []
-    if split < sharp.shape[0]:
-        parts.append(degrade.bicubic(sharp[split:]))
-    return torch.cat(parts)
+    halves = [degrade.realistic(sharp[:split], rng)] if split else []
+    return torch.cat([*halves, degrade.bicubic(sharp[split:])])
 
 
 def upsampled(lr: Tensor) -> Tensor:
-    """Plain bicubic x4, as in restoration."""
-    return functional.interpolate(lr, scale_factor=UPSAMPLE, mode="bicubic").clamp(0, 1)
+    """Plain bicubic x4 that may overshoot [0,1], as in restoration."""
+    return functional.interpolate(lr, scale_factor=UPSAMPLE, mode="bicubic")
 
 
-def _frozen(kind: Any, folder: Path) -> Any:
-    return kind.from_pretrained(folder).requires_grad_(False).to(memory_format=torch.channels_last)
+def _placed(network: Any, device: torch.device) -> Any:
+    return network.to(device=device, memory_format=torch.channels_last)
+
+
+def _begun(config: TrainConfig, base: Sequence[Path], name: str, kind: Callable[..., Any]) -> Any:
+    """The network to train: base's, or a new one."""
+    if config.from_base:
+        return parts.grown(parts.network(base, name), config.network)
+    return parts.built(kind, config.network)
 
 
 class AutoencoderStage:
@@ -83,130 +88,189 @@ class AutoencoderStage:
 
     discriminator: Discriminator | None = None
 
-    def __init__(self, config: TrainConfig, base: Sequence[Path]) -> None:
+    def __init__(self, config: TrainConfig, base: Sequence[Path], device: torch.device) -> None:
         self.config = config
-        self.trained = CompactAutoencoder(**config.network)
+        self.trained = _placed(_begun(config, base, "vae", CompactAutoencoder), device)
 
-    def step(self, sharp: Tensor, step: int) -> Outcome:
-        rng = np.random.default_rng([self.config.seed, step, 1])
-        third = sharp.shape[0] // 3
-        poor = upsampled(degraded(sharp[:third], self.config.data.realistic, rng))
-        pictures = torch.cat([poor, sharp[third:]]) * 2 - 1
-        mean = self.trained.encode(pictures).latent_dist.mean
-        noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32))
-        decoded = self.trained.decode(mean + noise * self.trained.config.posterior_std).sample
-        pixel = self.config.loss.pixel * functional.l1_loss(decoded.float(), pictures)
-        return Outcome({"pixel": pixel, "prior": self.config.loss.prior * mean.float().square().mean()})
+    def poor(self, sharp: Tensor, rng: np.random.Generator) -> Tensor:
+        return degraded(sharp[: sharp.shape[0] // 3], self.config.data.realistic, rng)
 
-    def save(self, folder: Path, averaged: dict[str, Tensor]) -> None:
-        self.trained.load_state_dict(averaged)
+    def step(self, batch: Batch) -> Outcome:
+        pictures, latents, decoded = self._reconstructed(batch)
+        weights = self.config.loss
+        pixel = weights.pixel * functional.l1_loss(decoded, pictures)
+        return Outcome({"pixel": pixel, "prior": weights.prior * latents.square().mean()})
+
+    def shown(self, batch: Batch) -> tuple[Tensor, ...]:
+        pictures, _, decoded = self._reconstructed(batch)
+        return (pictures + 1) / 2, (decoded + 1) / 2, batch.sharp
+
+    def _reconstructed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures in [-1,1], their latents' means, and what the decoder makes of those."""
+        given = torch.cat([upsampled(batch.poor), batch.sharp[batch.poor.shape[0] :]])
+        pictures = given * 2 - 1
+        posterior = self.trained.encode(pictures).latent_dist
+        latents = posterior.mean + posterior.std * normal(batch.rng, posterior.mean)
+        return pictures, posterior.mean.float(), self.trained.decode(latents).sample.float()
+
+    def save(self, folder: Path) -> None:
         self.trained.save_pretrained(folder / "vae")
 
 
 class DiffusionStage:
-    """Epsilon prediction on the latents of sharp crops at the timesteps InvSR visits."""
+    """Noise prediction on the latents of sharp crops, at the timesteps that InvSR visits."""
 
     discriminator: Discriminator | None = None
 
-    def __init__(self, config: TrainConfig, base: Sequence[Path]) -> None:
+    def __init__(self, config: TrainConfig, base: Sequence[Path], device: torch.device) -> None:
         self.config = config
-        self.autoencoder = _frozen(CompactAutoencoder, part(base, "vae"))
-        self.trained = CompactUNet(**config.network)
-        self.sigmas = training_sigmas(EulerDiscreteScheduler(**SD_SCHEDULER))
+        self.scheduler = EulerDiscreteScheduler(**SD_SCHEDULER)
+        self.autoencoder = _placed(parts.network(base, "vae").requires_grad_(False), device)
+        self.trained = _placed(_begun(config, base, "unet", CompactUNet), device)
+        self.denoiser = Denoiser.with_scheduler(self.trained, self.scheduler, None, device)
 
-    def step(self, sharp: Tensor, step: int) -> Outcome:
-        rng = np.random.default_rng([self.config.seed, step, 1])
-        latents = self.autoencoder.encode(sharp * 2 - 1).latent_dist.mean.float()
-        latents = latents * self.autoencoder.config.scaling_factor
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
-        index = torch.from_numpy(rng.integers(0, max(self.config.timesteps), size=sharp.shape[0]))
-        sigma = self.sigmas[index][:, None, None, None]
-        scaled = (latents + sigma * noise) / (sigma**2 + 1).sqrt()
-        predicted = self.trained(scaled, index).sample
-        return Outcome({"epsilon": functional.mse_loss(predicted.float(), noise)})
+    def poor(self, sharp: Tensor, rng: np.random.Generator) -> Tensor:
+        return degrade.bicubic(sharp[:0])
 
-    def save(self, folder: Path, averaged: dict[str, Tensor]) -> None:
-        self.trained.load_state_dict(averaged)
+    def step(self, batch: Batch) -> Outcome:
+        latents = encoded(self.autoencoder, batch.sharp * 2 - 1)
+        return Outcome({"epsilon": self.denoiser.loss(latents, max(self.config.timesteps), batch.rng)})
+
+    def shown(self, batch: Batch) -> tuple[Tensor, ...]:
+        latents = encoded(self.autoencoder, batch.sharp * 2 - 1)
+        index = torch.full((latents.shape[0],), max(self.config.timesteps) - 1, device=latents.device)
+        noisy = latents + self.denoiser.sigma(index) * normal(batch.rng, latents)
+        seen = (decoded(self.autoencoder, each) for each in (noisy, self.denoiser.clean(noisy, index)))
+        return *((picture + 1) / 2 for picture in seen), batch.sharp
+
+    def save(self, folder: Path) -> None:
         self.trained.save_pretrained(folder / "unet")
-        EulerDiscreteScheduler(**SD_SCHEDULER).save_pretrained(folder / "scheduler")
+        self.scheduler.save_pretrained(folder / "scheduler")
 
 
 class NoisePredictorStage:
     """InvSR's own training (section 3.3): one step from a random start, through the base's networks."""
 
-    def __init__(self, config: TrainConfig, base: Sequence[Path]) -> None:
+    def __init__(self, config: TrainConfig, base: Sequence[Path], device: torch.device) -> None:
         self.config = config
-        self.autoencoder = _frozen(CompactAutoencoder, part(base, "vae"))
-        self.critic_features = copy.deepcopy(self.autoencoder)
-        self.unet = _frozen(CompactUNet, part(base, "unet"))
-        self.sigmas = training_sigmas(EulerDiscreteScheduler(**SD_SCHEDULER))
-        if config.from_base:
-            predictor = CompactNoisePredictor.from_pretrained(part(base, "noise_predictor"))
-        else:
-            predictor = CompactNoisePredictor(**config.network)
-        self.trained = nn.ModuleDict({"noise_predictor": predictor})
+        self.autoencoder = _frozen(
+            config, parts.grown(parts.network(base, "vae"), config.autoencoder), device
+        )
+        unet = _frozen(config, parts.network(base, "unet"), device)
+        prompt = parts.prompt(base, unet, device)
+        self.denoiser = Denoiser.with_scheduler(unet, parts.scheduler(base), prompt, device)
+        predictor = _predictor(config, base, self.autoencoder)
+        self.trained = nn.ModuleDict({"noise_predictor": _placed(predictor, device)})
         if "decoder" in config.also_train:
             self.trained["decoder"] = self.autoencoder.decoder.requires_grad_(True)
         if "unet" in config.also_train:
-            self.trained["unet"] = self.unet.requires_grad_(True)
-        self.discriminator = Discriminator() if config.loss.adversarial else None
+            self.trained["unet"] = unet.requires_grad_(True)
+        self.lpips = load_lpips(device) if config.loss.lpips else None
+        self.discriminator = _placed(Discriminator(), device) if config.loss.adversarial else None
 
-    def step(self, sharp: Tensor, step: int) -> Outcome:
-        rng = np.random.default_rng([self.config.seed, step, 1])
-        lr = degraded(sharp, self.config.data.realistic, rng)
-        start = torch.from_numpy(rng.choice(self.config.timesteps, size=sharp.shape[0]))
-        latents = self._restored_latents(lr, start - 1, rng)
-        decoded = self.autoencoder.decode(latents / self.autoencoder.config.scaling_factor).sample.float()
-        return Outcome(self._losses(latents, decoded, sharp * 2 - 1, start), decoded)
+    def poor(self, sharp: Tensor, rng: np.random.Generator) -> Tensor:
+        return degraded(sharp, self.config.data.realistic, rng)
 
-    def _restored_latents(self, lr: Tensor, index: Tensor, rng: np.random.Generator) -> Tensor:
-        """One Euler step from the start down to zero, as in restoration with one timestep."""
-        scale = self.autoencoder.config.scaling_factor
-        z0 = self.autoencoder.encode(upsampled(lr) * 2 - 1).latent_dist.mean.float() * scale
-        eps = torch.from_numpy(rng.standard_normal((2, *z0.shape), dtype=np.float32))
-        z0 = z0 + eps[0] * self.autoencoder.config.posterior_std * scale
-        sigma = self.sigmas[index][:, None, None, None]
-        noise = self.trained["noise_predictor"](lr * 2 - 1, index)
-        noisy = z0 + sigma * (noise.mean.float() + noise.std.float() * eps[1])
-        predicted = self.unet(noisy / (sigma**2 + 1).sqrt(), index).sample.float()
-        return noisy - sigma * predicted
+    def step(self, batch: Batch) -> Outcome:
+        start, latents = self._restored_latents(batch)
+        restored = decoded(self.autoencoder, latents)
+        sharp = batch.sharp * 2 - 1
+        faithful = self._faithful(latents, restored, sharp, batch.rng)
+        return Outcome({**faithful, **self._realistic(restored, sharp, start)}, restored)
 
-    def _losses(self, latents: Tensor, decoded: Tensor, sharp: Tensor, start: Tensor) -> dict[str, Tensor]:
-        weights = self.config.loss
+    def shown(self, batch: Batch) -> tuple[Tensor, ...]:
+        _, latents = self._restored_latents(batch)
+        return upsampled(batch.poor), (decoded(self.autoencoder, latents) + 1) / 2, batch.sharp
+
+    def _restored_latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Start timesteps [B], and the latents after one step from there."""
+        start = torch.from_numpy(batch.rng.choice(self.config.timesteps, size=batch.poor.shape[0]))
+        start = start.to(batch.poor.device)
+        posterior = self.autoencoder.encode(upsampled(batch.poor) * 2 - 1).latent_dist
+        mean, std = posterior.mean.float(), posterior.std.float()
+        z0 = (mean + std * normal(batch.rng, mean)) * self.autoencoder.config.scaling_factor
+        predicted = self.trained["noise_predictor"](batch.poor * 2 - 1, start - 1)
+        if predicted.mean.shape != z0.shape:
+            shapes = f"{tuple(predicted.mean.shape)}, the latents {tuple(z0.shape)}"
+            raise ConfigError(f"network: the noise map would be {shapes}")
+        noise = predicted.mean.float() + predicted.std.float() * normal(batch.rng, z0)
+        return start, self.denoiser.clean(z0 + self.denoiser.sigma(start - 1) * noise, start - 1)
+
+    def _faithful(
+        self, latents: Tensor, restored: Tensor, sharp: Tensor, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        weights, found = self.config.loss, {}
+        if weights.pixel:
+            found["pixel"] = weights.pixel * functional.l1_loss(restored, sharp)
+        if weights.latent or weights.epsilon:
+            target = encoded(self.autoencoder, sharp)
+        if weights.latent:
+            found["latent"] = weights.latent * functional.mse_loss(latents, target)
+        if weights.epsilon:
+            found["epsilon"] = weights.epsilon * self.denoiser.loss(target, max(self.config.timesteps), rng)
+        return found
+
+    def _realistic(self, restored: Tensor, sharp: Tensor, start: Tensor) -> dict[str, Tensor]:
+        weights, found = self.config.loss, {}
         span = max(1, weights.realism_full - weights.realism_none)
         realism = ((start - weights.realism_none) / span).clamp(0, 1).float()
-        found = {}
-        if weights.pixel:
-            found["pixel"] = weights.pixel * functional.l1_loss(decoded, sharp)
-        if weights.latent:
-            target = self.autoencoder.encode(sharp).latent_dist.mean.float()
-            target = target * self.autoencoder.config.scaling_factor
-            found["latent"] = weights.latent * functional.mse_loss(latents, target)
         if weights.perceptual:
-            distance = feature_distance(self.critic_features, decoded, sharp)
+            distance = feature_distance(self.autoencoder, restored, sharp)
             found["perceptual"] = weights.perceptual * (realism * distance).mean()
+        if self.lpips is not None:
+            distance = self.lpips(restored, sharp).flatten().float()
+            found["lpips"] = weights.lpips * (realism * distance).mean()
         if self.discriminator is not None:
-            fooled = generator_loss(self.discriminator(decoded))
+            fooled = generator_loss(self.discriminator(restored))
             found["adversarial"] = weights.adversarial * (realism * fooled).mean()
         return found
 
-    def save(self, folder: Path, averaged: dict[str, Tensor]) -> None:
-        self.trained.load_state_dict(averaged)
+    def save(self, folder: Path) -> None:
         predictor: Any = self.trained["noise_predictor"]
         predictor.save_pretrained(folder / "noise_predictor")
         if "decoder" in self.config.also_train:
             self.autoencoder.save_pretrained(folder / "vae")
         if "unet" in self.config.also_train:
-            self.unet.save_pretrained(folder / "unet")
+            self.denoiser.unet.save_pretrained(folder / "unet")
 
 
-STAGES: dict[str, Callable[[TrainConfig, Sequence[Path]], Stage]] = {
+def encoded(autoencoder: Any, pictures: Tensor) -> Tensor:
+    """Pictures in [-1,1] -> their latents' means in the sampler's scale, float32."""
+    return autoencoder.encode(pictures).latent_dist.mean.float() * autoencoder.config.scaling_factor
+
+
+def decoded(autoencoder: Any, latents: Tensor) -> Tensor:
+    """Latents in the sampler's scale -> pictures in [-1,1], float32."""
+    return autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.float()
+
+
+def _frozen(config: TrainConfig, network: Any, device: torch.device) -> Any:
+    if config.gradient_checkpointing:
+        try:
+            network.enable_gradient_checkpointing()
+        except ValueError as error:
+            raise ConfigError(f"gradient_checkpointing: {error}") from error
+    return _placed(network.requires_grad_(False), device)
+
+
+def _predictor(config: TrainConfig, base: Sequence[Path], autoencoder: Any) -> Any:
+    if config.from_base:
+        return parts.grown(parts.noise_predictor(base), config.network)
+    kind = config.predictor or ("compact" if isinstance(autoencoder, CompactAutoencoder) else "invsr")
+    channels = {"latent_channels": autoencoder.config.latent_channels}
+    return parts.built(PREDICTORS[kind], {**channels, **config.network})
+
+
+STAGES: dict[str, Callable[[TrainConfig, Sequence[Path], torch.device], Stage]] = {
     "autoencoder": AutoencoderStage,
     "diffusion": DiffusionStage,
     "noise_predictor": NoisePredictorStage,
 }
 
 
-def make_stage(config: TrainConfig, base: Sequence[Path]) -> Stage:
-    """The configured stage; parts that it builds on come from `base`, later folders first."""
-    return STAGES[config.stage](config, base)
+def make_stage(config: TrainConfig, base: Sequence[Path], device: torch.device) -> Stage:
+    """The configured stage; parts that it builds on come from `base`, later folders first.
+
+    Raises ConfigError or ModelError.
+    """
+    return STAGES[config.stage](config, base, device)
