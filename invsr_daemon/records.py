@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 
 class InvsrError(Exception):
@@ -43,10 +44,20 @@ class OutputExistsError(OutputError):
     """Something already has the result's name, and overwriting was not asked for."""
 
 
+class UnwritableError(OutputError):
+    """The folder of results cannot be written to just now: read-only, unmounted, failing."""
+
+    retryable = True
+
+
 class ResourceError(InvsrError):
     """A passing want: disk space, memory, a vanished mount."""
 
     retryable = True
+
+
+class DiskFullError(ResourceError):
+    """No space where a result or a piece of work should go: nobody's fault but the disk's."""
 
 
 class InternalError(InvsrError):
@@ -55,6 +66,25 @@ class InternalError(InvsrError):
 
 class WorkerLostError(ResourceError):
     """A worker process died or fell silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a file from a later one of the same path, without reading it.
+
+    The device is left out: many file systems get another number with every mount.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Self:
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def __str__(self) -> str:
+        return f"{self.inode} {self.size} {self.mtime_ns}"
 
 
 @dataclass(frozen=True)
