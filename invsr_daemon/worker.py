@@ -59,6 +59,8 @@ class Restorer:
         self.device = torch.device(device)
         self._loaded: tuple[str, torch.dtype] | None = None
         self._model: InvSR | None = None
+        # Where memory did not suffice for the tile that a job's settings ask for.
+        self._tiles: dict[ModelSettings, int] = {}
 
     def restore(self, pixels: list[Pixels], settings: ModelSettings, size: tuple[int, int]) -> list[Pixels]:
         """Restore pictures [H,W,3] of one size and depth; the results are of `size` (width, height)."""
@@ -67,22 +69,37 @@ class Restorer:
         batch = torch.stack([torch.from_numpy(p.astype(np.float32)) for p in pixels])
         frames = (batch / top).permute(0, 3, 1, 2)
         model = self.model(settings)
-        try:
-            restored = model.restore(
-                frames,
-                timesteps=settings.timesteps,
-                noise=CanvasNoise(settings.seed),
-                tile=settings.tile,
-                tile_batch=settings.tile_batch,
-                color_fix=settings.color_fix,
-                guidance_scale=settings.guidance_scale,
-                size=(size[1], size[0]),
-            )
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise ResourceError(
-                f"the memory of {self.device} does not suffice even for one tile: set a smaller tile"
-            ) from error
-        return _quantised(restored, top)
+        while True:
+            try:
+                restored = self._restored(model, frames, settings, size)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                smaller = _smaller_tile(self._tile(settings) or model.tiling.tile, model.tiling.multiple)
+                if smaller is None:
+                    raise ResourceError(
+                        f"the memory of {self.device} does not suffice for one tile"
+                    ) from error
+                self._tiles[settings] = smaller
+            else:
+                return _quantised(restored, top)
+            log.warning("out of memory on %s: going on with tiles of %d", self.device, smaller)
+
+    def _restored(
+        self, model: InvSR, frames: Tensor, settings: ModelSettings, size: tuple[int, int]
+    ) -> Tensor:
+        return model.restore(
+            frames,
+            timesteps=settings.timesteps,
+            noise=CanvasNoise(settings.seed),
+            tile=self._tile(settings),
+            tile_batch=self._tile_batch(settings),
+            color_fix=settings.color_fix,
+            guidance_scale=settings.guidance_scale,
+            size=(size[1], size[0]),
+        )
+
+    def _tile(self, settings: ModelSettings) -> int | None:
+        """The tile that was asked for, or the smaller one that memory allowed."""
+        return self._tiles.get(settings, settings.tile)
 
     def model(self, settings: ModelSettings) -> InvSR:
         wanted = (settings.model, self._dtype(settings))
@@ -96,16 +113,27 @@ class Restorer:
             raise ConfigError(str(error)) from error
         return self._model
 
+    def _tile_batch(self, settings: ModelSettings) -> int:
+        """On a CPU one tile after the other: several at once are no quicker there and need memory."""
+        return 1 if self.device.type == "cpu" else settings.tile_batch
+
     def _dtype(self, settings: ModelSettings) -> torch.dtype:
         if settings.precision == "auto":
             return torch.float16 if self.device.type == "cuda" else torch.float32
         return _PRECISIONS[settings.precision]
 
 
+def _smaller_tile(tile: int, multiple: int) -> int | None:
+    """Half of it, as a model takes it; None if that is too small for any."""
+    half = tile // 2 // multiple * multiple
+    return half if half >= 2 * multiple else None
+
+
+@torch.inference_mode()
 def _quantised(restored: Tensor, top: int) -> list[Pixels]:
-    """[B,3,H,W] in [0,1] -> [H,W,3] arrays; rounded on the device, so that less crosses the bus."""
+    """[B,3,H,W] in [0,1], used up, -> [H,W,3] arrays; rounded on the device: less crosses the bus."""
     kind = torch.uint8 if top == 255 else torch.int32
-    whole = (restored * top + 0.5).to(kind).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    whole = restored.mul_(top).add_(0.5).to(kind).permute(0, 2, 3, 1).cpu().contiguous().numpy()
     return [frame if top == 255 else frame.astype(np.uint16) for frame in whole]
 
 

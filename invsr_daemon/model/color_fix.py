@@ -1,7 +1,8 @@
 """Colour from the input, detail from the result.
 
 Both fixes take the restored picture and the reference (the input, upsampled to the same size and
-cropped to the same place), RGB in [0,1], [B,3,H,W].
+cropped to the same place), RGB in [0,1], [B,3,H,W]. The wavelet fix treats every channel alone and
+takes any number of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.7
 
 def wavelet(restored: Tensor, reference: Tensor) -> Tensor:
     """High frequencies of the result on the low frequency of the reference (a trous wavelets)."""
-    return restored - _low_frequency(restored) + _low_frequency(reference)
+    return (restored - _low_frequency(restored)).add_(_low_frequency(reference))
 
 
 def _low_frequency(x: Tensor) -> Tensor:

@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 
 SCALE = 4
 ColorFix = Literal["none", "wavelet", "ycbcr"]
-_FIXES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"wavelet": fixes.wavelet, "ycbcr": fixes.ycbcr}
+# Each with the number of channels that it needs at once.
+_FIXES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    "wavelet": (fixes.wavelet, 1),
+    "ycbcr": (fixes.ycbcr, 3),
+}
 # Beyond this many output pixels the canvas stays in main memory: it would crowd out the networks.
 LARGEST_DEVICE_CANVAS = 64_000_000
 
@@ -50,6 +54,8 @@ class InvSR:
         self._parts = parts
         self.device = device
         self.dtype = dtype
+        # How many tiles of a size (height, width) fit into memory at once, where it is known.
+        self._most_tiles: dict[tuple[int, int], int] = {}
 
     @classmethod
     def load(
@@ -122,28 +128,24 @@ class InvSR:
             raise ValueError(f"size must be (height, width) of at least 1, not {size}")
         check_timesteps(timesteps, self._parts.scheduler.config.num_train_timesteps)
         height, width = frames.shape[-2:]
-        tiling = self.tiling_for(tile)
-        plan = plan_tiles(height, width, tiling)
+        plan = plan_tiles(height, width, self.tiling_for(tile))
         frames = frames.to(self.device, torch.float32)
-        padded = reflect_pad(frames, plan)
+        sampler = _Sampler(self, timesteps, noise or CanvasNoise(0), guidance_scale)
+        restored = self._blended(sampler, frames, plan, tile_batch)
+        if color_fix != "none":
+            _fix_color(restored, frames.to(restored.device), color_fix)
+        return _resized(restored, size).clamp_(0, 1)
+
+    def _blended(self, sampler: _Sampler, frames: Tensor, plan: TilePlan, tile_batch: int) -> Tensor:
+        """Every tile restored and blended: [B,3,H,W] -> [B,3,4H,4W] of its own."""
         shape = (frames.shape[0], plan.height * SCALE, plan.width * SCALE)
         huge = shape[0] * shape[1] * shape[2] > LARGEST_DEVICE_CANVAS
         blend = Blend(shape, plan, SCALE, torch.device("cpu") if huge else self.device)
-        sampler = _Sampler(self, timesteps, noise or CanvasNoise(0), guidance_scale)
-        for unit, output in sampler.run(padded, plan, tile_batch):
+        for unit, output in sampler.run(reflect_pad(frames, plan), plan, tile_batch):
             blend.add(unit.frame, unit.tile, output.to(blend.device))
         top, left = plan.top * SCALE, plan.left * SCALE
-        restored = blend.result()[..., top : top + height * SCALE, left : left + width * SCALE]
-        restored = self._color_fixed(restored, frames, color_fix)
-        return _resized(restored, size).clamp_(0, 1)
-
-    def _color_fixed(self, restored: Tensor, frames: Tensor, kind: ColorFix) -> Tensor:
-        if kind == "none":
-            return restored
-        frames = frames.to(restored.device)
-        size = restored.shape[-2:]
-        reference = functional.interpolate(frames, size, mode="bicubic", antialias=True)
-        return _FIXES[kind](restored.clamp(0, 1), reference)
+        height, width = (side * SCALE for side in frames.shape[-2:])
+        return blend.result()[..., top : top + height, left : left + width]
 
 
 class _Sampler:
@@ -159,6 +161,8 @@ class _Sampler:
     def run(self, padded: Tensor, plan: TilePlan, batch: int) -> Iterator[tuple[_Unit, Tensor]]:
         """Every tile of every frame of [B,3,H,W], with its restored [3,4h,4w] in [0,1]."""
         units = [_Unit(frame, tile) for frame in range(padded.shape[0]) for tile in plan.tiles]
+        size = plan.tiles[0].height, plan.tiles[0].width
+        batch = min(batch, self._model._most_tiles.get(size, batch))
         done = 0
         while done < len(units):
             current = units[done : done + batch]
@@ -169,7 +173,7 @@ class _Sampler:
                 if len(current) == 1:
                     raise
             if outputs is None:  # the exception is gone by now, and with it the tensors of its frames
-                batch = len(current) // 2
+                batch = self._model._most_tiles[size] = len(current) // 2
                 log.warning("out of memory on %s: going on with %d tiles at once", self._model.device, batch)
                 _release(self._model.device)
                 continue
@@ -235,6 +239,15 @@ def _check_frames(frames: Tensor) -> None:
         raise ValueError(f"frames must be float [B,3,H,W], not {frames.dtype} {tuple(frames.shape)}")
     if min(frames.shape[-2:]) < 8:
         raise ValueError(f"pictures must be at least 8 by 8, not {tuple(frames.shape[-2:])}")
+
+
+def _fix_color(restored: Tensor, frames: Tensor, kind: ColorFix) -> None:
+    """Colour from [B,3,H,W] into [B,3,4H,4W], in place: few channels at a time need little memory."""
+    fix, channels = _FIXES[kind]
+    for frame, source in zip(restored, frames, strict=True):
+        for piece, low in zip(frame.split(channels), source.split(channels), strict=True):
+            reference = functional.interpolate(low[None], piece.shape[-2:], mode="bicubic", antialias=True)
+            piece.copy_(fix(piece.clamp_(0, 1)[None], reference)[0])
 
 
 def _resized(restored: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -12,7 +12,7 @@ from diffusers import EulerDiscreteScheduler
 from invsr_daemon.model import InvSR
 from invsr_daemon.model.compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
 from invsr_daemon.model.noise import CanvasNoise
-from invsr_daemon.train.stages import SD_SCHEDULER
+from invsr_daemon.train.denoiser import SD_SCHEDULER
 
 LARGEST_MODEL_BYTES = 12_000_000
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from invsr_daemon.model import InvSR
+from invsr_daemon.model import InvSR, color_fix
+from invsr_daemon.model.invsr import ColorFix
 from invsr_daemon.model.noise import CanvasNoise, ZeroNoise
 from invsr_daemon.model.tiling import plan_tiles
 from invsr_daemon.records import ModelError
@@ -80,6 +81,11 @@ def little_memory(network: nn.Module, largest_batch: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def unburdened(model: InvSR) -> InvSR:
+    """The same networks, without what a model remembers of memory that did not suffice."""
+    return InvSR(model._parts, model.device, model.dtype)
 
 
 @pytest.fixture
@@ -150,6 +156,16 @@ def test_color_fixes_bring_the_colour_of_the_input(tiny_model: InvSR) -> None:
     means = {fix: tiny_model.restore(x, tile=32, color_fix=fix).mean((-2, -1)) for fix in ("none", "wavelet")}
     wanted = x.mean((-2, -1))
     assert (means["wavelet"] - wanted).abs().max() < 0.5 * (means["none"] - wanted).abs().max()
+
+
+@pytest.mark.parametrize(("name", "fix"), [("wavelet", color_fix.wavelet), ("ycbcr", color_fix.ycbcr)])
+def test_a_color_fix_in_pieces_is_that_of_the_whole(
+    tiny_model: InvSR, name: ColorFix, fix: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    x = pictures(24, 40, batch=2)
+    bare = tiny_model.restore(x, tile=32)
+    reference = nn.functional.interpolate(x, (96, 160), mode="bicubic", antialias=True)
+    assert torch.equal(tiny_model.restore(x, tile=32, color_fix=name), fix(bare, reference).clamp(0, 1))
 
 
 # Batches, seeds, guidance
@@ -354,6 +370,7 @@ def test_half_precision_without_overflow_is_computed_once(tiny_model_dir: Path) 
 def test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result(
     tiny_model: InvSR, network: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    tiny_model = unburdened(tiny_model)
     x = pictures(40, 56, batch=2)
     expected = tiny_model.restore(x, tile=32, tile_batch=12)
     module: Any = tiny_model._parts
@@ -365,6 +382,9 @@ def test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result(
     assert calls.batches["decoder"][-4:] == [3, 3, 3, 3]
     assert [r.levelno for r in caplog.records] == [logging.WARNING] * 2
     assert caplog.messages[-1] == "out of memory on cpu: going on with 3 tiles at once"
+    with counted(tiny_model) as calls:
+        tiny_model.restore(x, tile=32, tile_batch=12)
+    assert set(calls.batches["decoder"]) == {3}, "it does not try again what did not fit"
 
 
 def test_no_memory_for_a_single_tile_is_an_error(tiny_model: InvSR) -> None:
