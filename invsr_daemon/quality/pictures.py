@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from ..media.image import PICTURE_SUFFIXES, probe_image, read_image
 from ..media.probe import probe_video
 from ..media.source import FILM_SUFFIXES
 from ..records import Chunk, ConfigError, InputError
-from ..train.degrade import bicubic, realistic
+from ..train import degrade
 from .methods import SCALE
 
-Degradation = Literal["bicubic", "realistic", "none"]
-DEGRADATIONS: tuple[Degradation, ...] = ("bicubic", "realistic", "none")
+Degradation = Literal["bicubic", "blur", "noise", "realistic", "none"]
+DEGRADATIONS: tuple[Degradation, ...] = get_args(Degradation)
 # The networks' smallest input, and of the truth what becomes it.
 SMALLEST_SIDE = 8
 
@@ -66,7 +66,7 @@ def read_samples(
     Args:
         sources: files; of a film the first `frames` frames are taken.
         degradation: what makes the poor picture; "none": it is one, and there is no truth.
-        seed: of the realistic chain, with the picture's name: its place in the list does not matter.
+        seed: of what is random, with the picture's name: its place in the list does not matter.
         crop: longest side of the file's picture that is used.
         frames: of each film.
         max_pixels: larger pictures are refused.
@@ -82,12 +82,20 @@ def read_samples(
             raise InputError(f"{source.path}: {error}") from error
 
 
-def degraded(name: str, truth: Tensor, degradation: Literal["bicubic", "realistic"], seed: int) -> Tensor:
-    """[1,3,H,W] -> [1,3,H/4,W/4]. The chain's randomness is a function of seed and name."""
-    if degradation == "bicubic":
-        return bicubic(truth, SCALE)
-    digest = hashlib.sha256(name.encode()).digest()
-    return realistic(truth, np.random.default_rng([seed, *digest]), SCALE)
+def degraded(name: str, truth: Tensor, degradation: Degradation, seed: int) -> Tensor:
+    """[1,3,H,W] -> [1,3,H/4,W/4]; with "none" as it is. What is random is a function of seed and name."""
+    rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()])
+    match degradation:
+        case "bicubic":
+            return degrade.bicubic(truth, SCALE)
+        case "blur":
+            return degrade.blurred(truth, SCALE)
+        case "noise":
+            return degrade.noisy(truth, rng, SCALE)
+        case "realistic":
+            return degrade.realistic(truth, rng, SCALE)
+        case "none":
+            return truth.mul(255).round().div(255)
 
 
 def _found(path: Path) -> Iterator[Source]:
@@ -129,6 +137,5 @@ def _cropped(picture: Tensor, degradation: Degradation, crop: int | None) -> Ten
 
 
 def _sample(name: str, picture: Tensor, degradation: Degradation, seed: int) -> Sample:
-    if degradation == "none":
-        return Sample(name, picture.mul(255).round().div(255), None)
-    return Sample(name, degraded(name, picture, degradation, seed), picture)
+    truth = None if degradation == "none" else picture
+    return Sample(name, degraded(name, picture, degradation, seed), truth)

@@ -20,7 +20,7 @@ Timestep = Annotated[int, Field(ge=1, le=TRAINED_TIMESTEPS)]
 LOSSES = {
     "autoencoder": ("pixel", "prior"),
     "diffusion": (),
-    "noise_predictor": ("pixel", "latent", "epsilon", "perceptual", "lpips", "adversarial"),
+    "noise_predictor": ("pixel", "latent", "epsilon", "perceptual", "lpips", "texture", "adversarial"),
 }
 
 
@@ -51,8 +51,9 @@ class LossConfig(_Strict):
     """Weights; 0 switches a loss off.
 
     `epsilon` keeps a UNet that is trained along a diffusion model: it predicts noise on sharp latents.
-    `perceptual`, `lpips` and `adversarial` count in full from the start timestep `realism_full` up and
-    not at all up to `realism_none`, so that a low start stays faithful and a high one may invent texture.
+    `perceptual`, `lpips`, `texture` and `adversarial` count in full from the start timestep
+    `realism_full` up and not at all up to `realism_none`, so that a low start stays faithful and a high one
+    may invent texture.
     """
 
     pixel: Weight = 1.0
@@ -61,6 +62,7 @@ class LossConfig(_Strict):
     epsilon: Weight = 0.0
     perceptual: Weight = 0.0
     lpips: Weight = 0.0
+    texture: Weight = 0.0
     adversarial: Weight = 0.0
     realism_none: int = 0
     realism_full: int = 1

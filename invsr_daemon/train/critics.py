@@ -24,6 +24,9 @@ RESIDUAL_BLOCKS = (ResidualBlock, ResnetBlock2D)
 VGG_WEIGHTS = "vgg16-*.pth"
 # Brings high frequencies to about the pictures' own range.
 HIGH_FREQUENCY_GAIN = 4.0
+TEXTURE_SCALES = 2
+TEXTURE_WINDOW = 8
+TEXTURE_FLOOR = (1 / 255) ** 2  # half a level of 255, squared: weaker detail is none
 
 
 def feature_distance(autoencoder: Any, restored: Tensor, sharp: Tensor) -> Tensor:
@@ -65,6 +68,28 @@ def load_lpips(device: torch.device) -> nn.Module:
         raise ConfigError(f"loss.lpips: there is no {VGG_WEIGHTS} in {weights}, and nothing is downloaded")
     network: nn.Module = importlib.import_module("lpips").LPIPS(net="vgg", verbose=False)
     return network.requires_grad_(False).eval().to(device)
+
+
+def texture_distance(restored: Tensor, sharp: Tensor) -> Tensor:
+    """How far the local strength of detail in two pictures lies apart, per picture [B]; phase does not count.
+
+    Strength is the root mean square of the high frequencies of luma around every fourth pixel, at full and
+    at half size; strengths are compared by the absolute difference of their logarithms. A restoration that
+    is only faithful is too weak wherever it cannot know the detail. NIQE's coefficients (Mittal et al.
+    2013) are normalised by much the same strength.
+    """
+    distance = restored.new_zeros(restored.shape[0])
+    restored, sharp = restored.mean(1, keepdim=True), sharp.mean(1, keepdim=True)
+    for _ in range(TEXTURE_SCALES):
+        apart = (_log_strength(restored) - _log_strength(sharp)).abs()
+        distance = distance + apart.mean((1, 2, 3))
+        restored, sharp = functional.avg_pool2d(restored, 2), functional.avg_pool2d(sharp, 2)
+    return distance / TEXTURE_SCALES
+
+
+def _log_strength(luma: Tensor) -> Tensor:
+    energy = functional.avg_pool2d(_high_frequencies(luma).square(), TEXTURE_WINDOW, stride=4)
+    return 0.5 * (energy + TEXTURE_FLOOR).log()
 
 
 class Discriminator(nn.Module):

@@ -19,7 +19,7 @@ from ..records import ConfigError
 from . import degrade, parts
 from .batches import Batch
 from .config import TrainConfig
-from .critics import Discriminator, feature_distance, generator_loss, load_lpips
+from .critics import Discriminator, feature_distance, generator_loss, load_lpips, texture_distance
 from .denoiser import SD_SCHEDULER, Denoiser, normal
 
 UPSAMPLE = 4
@@ -220,6 +220,9 @@ class NoisePredictorStage:
         if self.lpips is not None:
             distance = self.lpips(restored, sharp).flatten().float()
             found["lpips"] = weights.lpips * (realism * distance).mean()
+        if weights.texture:
+            distance = texture_distance(restored, sharp)
+            found["texture"] = weights.texture * (realism * distance).mean()
         if self.discriminator is not None:
             fooled = generator_loss(self.discriminator(restored))
             found["adversarial"] = weights.adversarial * (realism * fooled).mean()

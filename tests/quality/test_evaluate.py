@@ -196,7 +196,7 @@ def test_the_first_frames_of_a_film(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--degradation", "rain"), "must be one of bicubic, realistic, none"),
+        (("--degradation", "rain"), "must be one of bicubic, blur, noise, realistic, none"),
         (("--methods", "foo"), "no model 'foo'"),
         (("--methods", "default:speed=9"), "there is no option 'speed'"),
         (("--methods", "default:steps=many"), "whole numbers are expected"),

@@ -21,7 +21,13 @@ from invsr_daemon.records import ConfigError, InputError, InvsrError
 from invsr_daemon.train import degrade, parts
 from invsr_daemon.train.batches import Draw, ahead, generator
 from invsr_daemon.train.config import CONFIGS, DataConfig, LossConfig, TrainConfig
-from invsr_daemon.train.critics import Discriminator, discriminator_loss, feature_distance, generator_loss
+from invsr_daemon.train.critics import (
+    Discriminator,
+    discriminator_loss,
+    feature_distance,
+    generator_loss,
+    texture_distance,
+)
 from invsr_daemon.train.export import export
 from invsr_daemon.train.loop import discriminator_rate, learning_rate
 from invsr_daemon.train.photographs import Photographs
@@ -80,7 +86,7 @@ def test_what_was_trained_is_a_model(base: Path) -> None:
     assert restored.shape == (1, 3, 68, 96)
 
 
-@pytest.mark.parametrize("loss", ["pixel", "latent", "perceptual", "adversarial"])
+@pytest.mark.parametrize("loss", ["pixel", "latent", "perceptual", "texture", "adversarial"])
 def test_each_loss_alone_moves_the_predictor(loss: str, base: Path, photographs: Photographs) -> None:
     only = {"pixel": 0.0, loss: 1.0}
     stage = stage_of(config("noise_predictor", loss=only, from_base=True), [base])
@@ -386,3 +392,25 @@ def test_an_exported_model_is_small_whole_and_anonymous(base: Path, tmp_path: Pa
     assert InvSR.load(out).restore(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
     with pytest.raises(ConfigError, match="vae"):
         export([tmp_path], tmp_path / "nothing")
+
+
+def test_blur_takes_detail_and_noise_adds_some() -> None:
+    sharp = torch.rand(1, 3, 64, 64)
+    plain = degrade.bicubic(sharp)
+    assert degrade.blurred(sharp).std() < 0.6 * plain.std()
+    grain = degrade.noisy(sharp, np.random.default_rng(0)) - plain
+    assert grain.std() == pytest.approx(degrade.NOISE_SIGMA, rel=0.1)
+    assert torch.equal(grain, degrade.noisy(sharp, np.random.default_rng(0)) - plain)
+
+
+def test_texture_counts_the_strength_of_detail_and_not_its_phase() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grain = torch.randn(2, 3, 64, 64, generator=generator) * 0.1
+    other = torch.randn(2, 3, 64, 64, generator=generator) * 0.1
+    flat = torch.zeros(2, 3, 64, 64)
+    assert texture_distance(grain, grain).abs().max() == 0
+    same_strength, half, none = (texture_distance(each, grain) for each in (other, 0.5 * other, flat))
+    assert (same_strength < half).all()
+    assert (half < none).all()
+    assert same_strength.max() < 0.2
+    assert none.min() > 1
