@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ..timesteps import check_timesteps
 from . import color_fix as fixes
+from . import detail
 from .hub import resolve
 from .loading import Parts, cast, load_parts
 from .noise import CanvasNoise, NoiseSource, stacked
@@ -155,6 +156,7 @@ class _Sampler:
         self._model = model
         self._parts = model._parts
         self._timesteps = timesteps
+        self._detail = model._parts.detail.at(timesteps[0])
         self._noise = noise
         self._guidance = guidance
 
@@ -210,8 +212,11 @@ class _Sampler:
         predicted = self._parts.noise_predictor((lr * 2 - 1).to(dtype), scheduler.timesteps[0])
         noise = predicted.mean + predicted.std * normal("noise_predictor", predicted.mean)
         latents = denoise(scheduler, self._predict, latents, noise)
-        decoded = vae.decode(latents.to(dtype) / scaling).sample
-        return ((decoded.float() + 1) / 2).clamp_(0, 1)
+        decoded = (vae.decode(latents.to(dtype) / scaling).sample.float() + 1) / 2
+        if self._detail:
+            grain = stacked(self._noise, "detail", plan, tiles, detail.CHANNELS).to(decoded)
+            decoded = detail.add_detail(decoded, grain, self._detail)
+        return decoded.clamp_(0, 1)
 
     def _predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The UNet's output, guided away from the negative prompt if the scale is above one."""

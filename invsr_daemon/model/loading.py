@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..records import ModelError
 from .compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
+from .detail import Detail
 from .noise_predictor import NoisePredictor
 from .tiling import Tiling
 
@@ -78,6 +79,7 @@ class Parts:
     scheduler: EulerDiscreteScheduler
     prompt: Prompt | None
     tiling: Tiling
+    detail: Detail
 
 
 def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
@@ -91,12 +93,13 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
         scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         prompt = load_prompt(folder, unet, device, dtype)
         tiling = _tiling(folder, vae, unet)
+        detail = Detail(**_settings(folder).get("detail", {}))
     except DAMAGES as error:
         raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
     networks: tuple[Any, ...] = (vae, unet, predictor)
     for network in networks:  # in place
         network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-    return Parts(vae, unet, predictor, scheduler, prompt, tiling)
+    return Parts(vae, unet, predictor, scheduler, prompt, tiling, detail)
 
 
 def load_network(folder: Path, dtype: torch.dtype) -> Any:
@@ -203,14 +206,19 @@ def _encode_once(folder: Path) -> dict[str, Tensor]:
 
 
 def _tiling(folder: Path, vae: Any, unet: Any) -> Tiling:
-    path = folder / "invsr.json"
-    if path.exists():
-        settings = _json(path)
+    settings = _settings(folder)
+    if settings:
         return Tiling(**{name: settings[name] for name in ("tile", "overlap", "multiple", "fill_tile")})
     vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
     unet_scale = 2 ** (len(unet.config.block_out_channels) - 1)
     multiple = vae_scale // 4 * unet_scale
     return Tiling(tile=DEFAULT_TILE, overlap=DEFAULT_TILE // 2, multiple=multiple)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What a model of this project says of itself; nothing for models in plain diffusers layout."""
+    path = folder / "invsr.json"
+    return _json(path) if path.exists() else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

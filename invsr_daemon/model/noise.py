@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .tiling import Tile, TilePlan
 
-Draw = Literal["noise_predictor", "vae"]
-_DRAWS: tuple[Draw, ...] = ("noise_predictor", "vae")
+Draw = Literal["noise_predictor", "vae", "detail"]
+_DRAWS: tuple[Draw, ...] = ("noise_predictor", "vae", "detail")
+SEEDS_APART = 4  # between two seeds of users: room for one of each draw
 
 
 class NoiseSource(Protocol):
@@ -43,8 +44,8 @@ class GivenNoise:
     vae: Tensor
 
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        given = self.noise_predictor if draw == "noise_predictor" else self.vae
-        return given[tile.index]
+        given = {"noise_predictor": self.noise_predictor, "vae": self.vae}
+        return given[draw][tile.index]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CanvasNoise:
 
 @lru_cache(maxsize=4)
 def _field(seed: int, draw: Draw, channels: int, height: int, width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * len(_DRAWS) + _DRAWS.index(draw))
+    generator = torch.Generator().manual_seed(seed * SEEDS_APART + _DRAWS.index(draw))
     return torch.randn(channels, height, width, generator=generator)
 
 
