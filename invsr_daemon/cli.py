@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
 from .records import ConfigError, InvsrError
+
+if TYPE_CHECKING:
+    from .config import Settings
 
 FAILED, USAGE = 1, 2
 
@@ -47,6 +52,46 @@ class TimestepList(click.ParamType[tuple[int, ...]]):
 config_option = click.option(
     "-c", "--config", "config_file", type=click.Path(path_type=Path), help="A config.yaml."
 )
+absolute_path = click.Path(path_type=Path, resolve_path=True)
+service_config_option = click.option(
+    "-c",
+    "--config",
+    "config_file",
+    default="/etc/invsr-daemon/config.yaml",
+    show_default=True,
+    type=absolute_path,
+    help="The service's config.yaml.",
+)
+service_root_option = click.option(
+    "--root",
+    default="/",
+    type=absolute_path,
+    help="Write below this folder, for an image or a package, and start nothing.",
+)
+
+
+state_option = click.option(
+    "--state-dir", type=click.Path(path_type=Path), help="Where the daemon keeps its jobs."
+)
+JOB_STATES = ("queued", "running", "done", "failed", "cancelled")
+
+
+def state_dir_options(command: Callable[..., None]) -> Callable[..., None]:
+    """-c FILE or --state-dir DIR: which daemon is meant. The command gets `state_dir`."""
+
+    @wraps(command)
+    def found(*, config_file: Path | None, state_dir: Path | None, **rest: Any) -> None:
+        from .config import load
+
+        command(state_dir=load(config_file, {"state_dir": state_dir}).state_dir, **rest)
+
+    return config_option(state_option(found))
+
+
+def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The daemon that is meant, and --json."""
+    as_json = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+    return state_dir_options(as_json(command))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -92,10 +137,143 @@ def process(
 
 
 @main.command()
+@config_option
+@click.option("--inbox", type=click.Path(path_type=Path), help="Folder to watch.")
+@click.option("--outbox", type=click.Path(path_type=Path), help="Folder for the results.")
+@state_option
+def run(config_file: Path | None, **folders: Path | None) -> None:
+    """Watch the inbox, restore what arrives, publish it in the outbox; until told to stop.
+
+    SIGTERM or Ctrl-C finishes the chunks under way, a second one stops at once. SIGHUP reads config.yaml
+    again. Killed in whatever way, it goes on where it was.
+    """
+    from .config import load
+    from .daemon import run_daemon
+
+    def read() -> Settings:
+        return load(config_file, dict(folders))
+
+    run_daemon(read(), read)
+
+
+@main.command()
+@daemon_options
+def status(state_dir: Path, *, as_json: bool) -> None:
+    """Show what the daemon is doing."""
+    from . import control
+
+    control.show_status(state_dir, click.echo, as_json=as_json)
+
+
+@main.group(invoke_without_command=True)
+@click.option("--state", "states", multiple=True, type=click.Choice(JOB_STATES), help="Only these.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@daemon_options
+@click.pass_context
+def jobs(
+    context: click.Context, state_dir: Path, states: tuple[Any, ...], limit: int, *, as_json: bool
+) -> None:
+    """List the latest jobs, or `show` one."""
+    if context.invoked_subcommand is None:
+        from . import control
+
+        control.show_jobs(state_dir, states, limit, click.echo, as_json=as_json)
+
+
+@jobs.command("show")
+@click.argument("job", type=int)
+@daemon_options
+def jobs_show(job: int, state_dir: Path, *, as_json: bool) -> None:
+    """Everything about one job: its changes of state, chunks, last log lines."""
+    from . import control
+
+    control.show_job(state_dir, job, click.echo, as_json=as_json)
+
+
+@main.command()
+@click.argument("job_ids", nargs=-1, type=int, metavar="[ID]...")
+@click.option("--failed", is_flag=True, help="All that failed.")
+@state_dir_options
+def retry(state_dir: Path, job_ids: tuple[int, ...], *, failed: bool) -> None:
+    """Try failed or cancelled jobs again."""
+    from . import control
+
+    control.retry(state_dir, job_ids, click.echo, failed=failed)
+
+
+@main.command()
+@click.argument("job_ids", nargs=-1, required=True, type=int, metavar="ID...")
+@state_dir_options
+def cancel(state_dir: Path, job_ids: tuple[int, ...]) -> None:
+    """Cancel jobs."""
+    from . import control
+
+    control.cancel(state_dir, job_ids, click.echo)
+
+
+@main.command()
+@state_dir_options
+def pause(state_dir: Path) -> None:
+    """Begin no further work until `resume`; files are still accepted."""
+    from . import control
+
+    control.pause(state_dir, click.echo)
+
+
+@main.command()
+@state_dir_options
+def resume(state_dir: Path) -> None:
+    """Go on after `pause`."""
+    from . import control
+
+    control.resume(state_dir, click.echo)
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def doctor(config_file: Path | None, *, as_json: bool) -> None:
+    """Tell what is wrong with this machine, the model, the folders and limits, and how to mend it."""
+    from .config import load
+    from .doctor import examine
+
+    if not examine(load(config_file, {}), click.echo, as_json=as_json):
+        sys.exit(FAILED)
+
+
+@main.group()
+def config() -> None:
+    """Look at settings."""
+
+
+@config.command("check")
+@click.argument("config_file", type=click.Path(path_type=Path))
+def config_check(config_file: Path) -> None:
+    """Tell every mistake in a config.yaml."""
+    from .config import load
+
+    load(config_file, {})
+    click.echo(f"{config_file} is right")
+
+
+@config.command("show")
+@config_option
+def config_show(config_file: Path | None) -> None:
+    """Print the settings that hold, as YAML."""
+    from .config import as_yaml, load
+
+    click.echo(as_yaml(load(config_file, {})), nl=False)
+
+
+@main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @config_option
 @click.option(
-    "--degradation", default="bicubic", show_default=True, metavar="bicubic|realistic|none", help="To undo."
+    "--degradation",
+    default="bicubic",
+    show_default=True,
+    metavar="bicubic|blur|noise|realistic|none",
+    help="To undo.",
 )
 @click.option(
     "--methods",
@@ -118,6 +296,34 @@ def evaluate(inputs: tuple[Path, ...], **options: Any) -> None:
     from .quality import Options, evaluate_files
 
     click.echo(evaluate_files(inputs, Options(**options), lambda line: click.echo(line, err=True)))
+
+
+@main.command()
+@click.argument("config")
+@click.option(
+    "--photographs", required=True, type=click.Path(path_type=Path), help="Folder of sharp photographs."
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder for checkpoints and the result."
+)
+@click.option("--base", multiple=True, metavar="NAME|DIR", help="What it builds on; later ones go first.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where to compute.",
+)
+def train(**options: Any) -> None:
+    """Train a noise predictor for a base model, or the parts of the embedded model.
+
+    CONFIG is a file, or the name of a configuration that comes with this program. Run the same command
+    again after an interruption: it goes on at its last checkpoint. For several GPUs: `accelerate launch
+    -m invsr_daemon train ...`.
+    """
+    from .train import Options, train_files
+
+    train_files(Options(**options))
 
 
 @main.group()
@@ -188,3 +394,62 @@ def models_path(name: str, config_file: Path | None) -> None:
     from .model import hub
 
     click.echo(hub.resolve(name, load(config_file, {}).models_dir))
+
+
+@main.group()
+def service() -> None:
+    """The systemd service: its unit, its user, its folders."""
+
+
+def service_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What an installation is made of."""
+    for option in (
+        click.option("--outbox", type=absolute_path, help="Default: /srv/invsr/outbox."),
+        click.option("--inbox", type=absolute_path, help="Default: /srv/invsr/inbox."),
+        service_config_option,
+        click.option("--user", default="invsr-daemon", show_default=True, help="Whom it runs as."),
+    ):
+        command = option(command)
+    return command
+
+
+@service.command("print")
+@service_options
+def service_print(user: str, config_file: Path, inbox: Path | None, outbox: Path | None) -> None:
+    """Show the files that `install` would write."""
+    from . import service as services
+
+    planned = services.plan(user, config_file, inbox, outbox, Path("/"))
+    for warning in planned.warnings:
+        click.echo(f"invsr-daemon: {warning}", err=True)
+    click.echo("\n".join(f"# {file.path}\n{file.text}" for file in services.files(planned)), nl=False)
+
+
+@service.command("install")
+@service_options
+@service_root_option
+@click.option("--force", is_flag=True, help="Replace files that were edited by hand, but not the config.")
+def service_install(
+    user: str, config_file: Path, inbox: Path | None, outbox: Path | None, root: Path, *, force: bool
+) -> None:
+    """Write them, make user and folders, and tell systemd.
+
+    The folders are those of the config; where there is none yet, one is written with --inbox and --outbox.
+    Run it again when they change.
+    """
+    from . import service as services
+
+    planned = services.plan(user, config_file, inbox, outbox, root)
+    for warning in planned.warnings:
+        click.echo(f"invsr-daemon: {warning}", err=True)
+    services.install(planned, root, click.echo, force=force)
+
+
+@service.command("uninstall")
+@service_config_option
+@service_root_option
+def service_uninstall(config_file: Path, root: Path) -> None:
+    """Stop the service and remove its files, but what was edited by hand; no data is touched."""
+    from . import service as services
+
+    services.uninstall(config_file, root, click.echo)

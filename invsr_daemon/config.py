@@ -9,15 +9,43 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .records import ConfigError, ImageSettings, ModelSettings, VideoSettings
 from .timesteps import check_timesteps, default_timesteps
 
 MOST_STEPS = 50
+# Hidden files (Syncthing's and rsync's partial ones are), unfinished downloads and uploads, editors'
+# litter, and the notes that the daemon leaves beside what it could not restore.
+DEFAULT_IGNORE = (
+    ".*",
+    "~*",
+    "*.part",
+    "*.partial",
+    "*.tmp",
+    "*.crdownload",
+    "*.error.txt",
+    "*.nfo",
+    "*.srt",
+    "Thumbs.db",
+    "desktop.ini",
+)
+# One process has one of each, whatever folder a file lies in.
+SHARED = frozenset(
+    {"inbox", "outbox", "state_dir", "settle_seconds", "watch", "devices", "workers", "presets", "hub", "log"}
+)
 
 
 class _Section(BaseModel):
@@ -29,7 +57,7 @@ class VideoSection(_Section):
 
     codec: str = "h264"
     crf: int = Field(16, ge=0, le=63)
-    preset: str = "medium"
+    preset: Annotated[str, BeforeValidator(str)] = "medium"
     pixel_format: str = "auto"
     container: Literal["auto", "mp4", "mov", "mkv", "nut"] = "auto"
     encoder_threads: int = Field(2, ge=1, le=64)
@@ -44,6 +72,56 @@ class ImageSection(_Section):
     quality: int = Field(95, ge=1, le=100)
 
 
+class WatchSection(_Section):
+    """How the inbox is watched."""
+
+    rescan_seconds: float = Field(60, ge=0.1, le=86_400)
+    polling: Literal["auto", "always", "never"] = "auto"
+    ignore: tuple[str, ...] = DEFAULT_IGNORE
+
+
+class ResultsSection(_Section):
+    """How the daemon publishes results."""
+
+    collision: Literal["fail", "suffix", "overwrite"] = "suffix"
+    name: str = "{stem}"
+    mode: str | None = Field(None, pattern="^0?[0-7]{3}$")
+    owner: str | None = Field(None, pattern="^[^:]*(:[^:]*)?$")
+    sidecar: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _a_template(cls, name: str) -> str:
+        try:
+            made = name.format(stem="a", preset="b", model="c")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"{name!r} may hold {{stem}}, {{preset}} and {{model}} only") from error
+        if "/" in made or "{stem}" not in name:
+            raise ValueError(f"{name!r} must hold {{stem}} and no slash")
+        return name
+
+
+class OriginalsSection(_Section):
+    """What becomes of an input once its result is published."""
+
+    after: Literal["keep", "archive", "delete"] = "keep"
+    archive: Path | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.after == "archive" and self.archive is None:
+            raise ValueError("archive: a folder is needed to move originals to")
+        return self
+
+
+class FailuresSection(_Section):
+    """What becomes of an input that cannot be restored."""
+
+    note: bool = True
+    move_to: Path | None = None
+    attempts: int = Field(3, ge=1, le=100)
+
+
 class LimitsSection(_Section):
     """What is refused, and how much is used."""
 
@@ -51,6 +129,9 @@ class LimitsSection(_Section):
     max_output_pixels: int = Field(400_000_000, ge=64)
     cpu_threads: int = Field(0, ge=0, le=1024)
     worker_deaths: int = Field(3, ge=1, le=100)
+    stall_seconds: float = Field(900, ge=1)
+    min_free_space: ByteSize = ByteSize(2 * 1024**3)
+    drain_seconds: float = Field(600, ge=0)
 
 
 class HubSection(_Section):
@@ -68,6 +149,7 @@ class LogSection(_Section):
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "journal", "json"] = "auto"
 
 
 def default_state_dir() -> Path:
@@ -81,6 +163,15 @@ def default_state_dir() -> Path:
 class Settings(_Section):
     """Everything that can be set. Each field has its default here and its comment in config.yaml."""
 
+    inbox: Path | None = None
+    outbox: Path | None = None
+    settle_seconds: float = Field(5, ge=0, le=86_400)
+    watch: WatchSection = WatchSection()
+    results: ResultsSection = ResultsSection()
+    originals: OriginalsSection = OriginalsSection()
+    failures: FailuresSection = FailuresSection()
+    priority: int = Field(0, ge=-1000, le=1000)
+    presets: dict[str, dict[str, Any]] = {}
     state_dir: Path = Field(default_factory=default_state_dir)
     models_dir: Path | None = None
     devices: Literal["auto"] | tuple[str, ...] | str = "auto"
@@ -109,6 +200,19 @@ class Settings(_Section):
         if self.timesteps is not None:
             check_timesteps(self.timesteps)
         return self
+
+    def for_preset(self, name: str | None) -> Settings:
+        """These settings with a preset's on top; these themselves for a name that no preset has.
+
+        Raises pydantic.ValidationError, or ConfigError for what cannot differ by preset.
+        """
+        preset = self.presets.get(name or "", {})
+        if shared := sorted(preset.keys() & SHARED):
+            raise ConfigError(f"{shared[0]}: it holds for the whole daemon and cannot be set by a preset")
+        given = self.model_dump(exclude={"presets"}, exclude_unset=True)
+        if {"steps", "timesteps"} & preset.keys():
+            given = {key: value for key, value in given.items() if key not in ("steps", "timesteps")}
+        return Settings.model_validate(_merged(given, preset))
 
     def model_settings(self, model_dir: Path) -> ModelSettings:
         """What decides the networks' results, with the model's directory in place of its name."""
@@ -146,6 +250,15 @@ class Settings(_Section):
         return ImageSettings(self.image.format, self.image.quality)
 
 
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two trees of settings in one; the upper one wins."""
+    both = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            both[name] = _merged(below[name], above[name])
+    return both
+
+
 def load(path: Path | None, overrides: dict[str, Any]) -> Settings:
     """Settings of a YAML file (none: all defaults) with `overrides` (dotted names) on top.
 
@@ -157,11 +270,31 @@ def load(path: Path | None, overrides: dict[str, Any]) -> Settings:
         given = {name: value for name, value in given.items() if name not in ("steps", "timesteps")}
     for name, value in chosen.items():
         _override(given, name, value)
+    errors = []
     try:
-        return Settings.model_validate(given)
+        settings = Settings.model_validate(given)
+        for name in settings.presets:
+            errors += _preset_errors(settings, name)
     except ValidationError as error:
-        where = str(path) if path else "the options"
-        raise ConfigError(f"{where}: " + "; ".join(_explained(each) for each in error.errors())) from error
+        errors = [_explained(each) for each in error.errors()]
+    if errors:
+        raise ConfigError(f"{path or 'the options'}: " + "; ".join(errors))
+    return settings
+
+
+def _preset_errors(settings: Settings, name: str) -> list[str]:
+    try:
+        settings.for_preset(name)
+    except ValidationError as error:
+        return [f"presets.{name}.{_explained(each)}" for each in error.errors()]
+    except ConfigError as error:
+        return [f"presets.{name}.{error}"]
+    return []
+
+
+def as_yaml(settings: Settings) -> str:
+    """All settings as YAML that `load` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

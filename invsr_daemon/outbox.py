@@ -4,57 +4,170 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
+from typing import Literal
 
 from .durable import sync
-from .records import OutputError, OutputExistsError, ResourceError
+from .records import DiskFullError, InvsrError, OutputError, OutputExistsError, UnwritableError
+
+Collision = Literal["fail", "suffix", "overwrite"]
+
+# The name is at fault, not the folder: no later attempt will go better.
+LASTING = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
 
 
-@contextmanager
-def publishing(final: Path, key: str, *, overwrite: bool) -> Iterator[Path]:
-    """A hidden file in the target's folder to write into; it gets its name when the block ends.
+@dataclass(frozen=True)
+class Manners:
+    """How results are published: what happens if a name is taken, and what a result's inode carries.
 
-    Its name depends on `key` alone, so that a run after a crash takes it up and leaves no litter.
-    Raises OutputExistsError if the name is taken, OutputError if the folder cannot be written to.
+    `owner` is (uid, gid), -1 for what stays as it is; `mode` are permission bits.
     """
-    partial = final.with_name(f".{final.stem[:48]}.{key[:16]}.part")
+
+    collision: Collision = "fail"
+    mode: int | None = None
+    owner: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Imprint:
+    """A published file, or one about to be: what tells it from any other under the same name."""
+
+    output: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, partial: Path, output: Path) -> Imprint:
+        found = partial.stat()
+        return cls(str(output), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def lies_there(self) -> bool:
+        """Whether the output's name belongs to this very file."""
+        try:
+            return Imprint.of(Path(self.output), Path(self.output)) == self
+        except OSError:
+            return False
+
+
+def publish(
+    final: Path,
+    key: str,
+    manners: Manners,
+    write: Callable[[Path], None],
+    announce: Callable[[Imprint], None] = lambda imprint: None,
+) -> Imprint:
+    """Have `write` fill a hidden file in the target's folder, then give it its name; the published file.
+
+    The hidden file's name depends on `key` alone, so that a run after a crash takes it up and leaves no
+    litter. `announce` hears of a name before it is given: whoever notes that durably can recognise the
+    file after a crash.
+
+    Raises OutputExistsError if the name is taken, OutputError if there can be no such name,
+    UnwritableError, DiskFullError.
+    """
+    partial = _partial(final, key)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
-        yield partial
+        write(partial)
+        _dress(partial, manners)
         sync(partial)
-        _name(partial, final, overwrite=overwrite)
+        imprint = _named(partial, final, manners.collision, announce)
         sync(final.parent)
     except OSError as error:
-        raise _explained(error, final) from error
+        raise explained(error, final.parent) from error
     finally:
         with suppress(OSError):  # gone already, or the folder is: no reason to hide the error above
             partial.unlink()
+    return imprint
 
 
-def check_free(final: Path, *, overwrite: bool) -> None:
-    """Raise OutputExistsError early if the name is taken."""
-    if not overwrite and os.path.lexists(final):
-        raise OutputExistsError(f"{final} is already there (--overwrite replaces it)")
+def _partial(final: Path, key: str) -> Path:
+    return final.with_name(f".{final.stem[:48]}.{key[:16]}.part")
 
 
-def _name(partial: Path, final: Path, *, overwrite: bool) -> None:
-    """link() fails where something has the name; rename() replaces it."""
-    if overwrite:
+def clear(final: Path, key: str) -> None:
+    """Remove the hidden file of a run that was killed just when the result had got its name."""
+    with suppress(OSError):
+        _partial(final, key).unlink()
+
+
+def obstacle(folder: Path, least_free: int) -> str | None:
+    """Why nothing should be written to a folder now, if so; it need not be there yet."""
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    try:
+        if not there.is_dir():
+            return f"{there} is not a folder"
+        if not os.access(there, os.W_OK | os.X_OK):
+            return f"{there} cannot be written to"
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return f"{there} cannot be looked at: {error.strerror}"
+    if free < least_free:
+        return f"{free >> 20} MiB free in {folder}, less than limits.min_free_space"
+    return None
+
+
+def check_free(final: Path, collision: Collision) -> None:
+    """Raise OutputExistsError early if the name is taken and that is not provided for."""
+    if collision == "fail" and os.path.lexists(final):
+        raise _taken(final)
+
+
+def _taken(final: Path) -> OutputExistsError:
+    return OutputExistsError(f"{final} is already there, and it was not asked to be replaced")
+
+
+def _dress(partial: Path, manners: Manners) -> None:
+    if manners.owner is not None:
+        os.chown(partial, *manners.owner)
+    if manners.mode is not None:
+        partial.chmod(manners.mode)
+
+
+def _named(partial: Path, final: Path, collision: Collision, announce: Callable[[Imprint], None]) -> Imprint:
+    if collision == "overwrite":
+        imprint = Imprint.of(partial, final)
+        announce(imprint)
         os.replace(partial, final)
-        return
+        return imprint
+    for name in _names(final, collision):
+        imprint = Imprint.of(partial, name)
+        announce(imprint)
+        if _linked(partial, name):
+            return imprint
+    raise _taken(final)
+
+
+def _names(final: Path, collision: Collision) -> Iterator[Path]:
+    """film.mp4, then film (2).mp4, film (3).mp4 and so on, if asked for."""
+    further = (final.with_stem(f"{final.stem} ({number})") for number in count(2))
+    return chain([final], further if collision == "suffix" else ())
+
+
+def _linked(partial: Path, final: Path) -> bool:
+    """Give a file a name that nothing has; whether it was free. link() fails where rename() replaces."""
     try:
         os.link(partial, final)
-    except FileExistsError as error:
-        raise OutputExistsError(f"{final} is already there (--overwrite replaces it)") from error
+    except FileExistsError:
+        return False
     except OSError:  # a file system without hard links
-        check_free(final, overwrite=False)
+        if os.path.lexists(final):
+            return False
         os.replace(partial, final)
+    return True
 
 
-def _explained(error: OSError, final: Path) -> OutputError | ResourceError:
+def explained(error: OSError, folder: Path) -> InvsrError:
+    """What an error while writing into a folder means."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"the disk of {final.parent} is full")
-    return OutputError(f"{final.parent} cannot be written to: {error.strerror}")
+        return DiskFullError(f"the disk of {folder} is full")
+    kind = OutputError if error.errno in LASTING else UnwritableError
+    return kind(f"{folder} cannot be written to: {error.strerror}")

@@ -7,6 +7,7 @@ the parent goes away, stdin closes and the worker ends.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 import logging
 import os
@@ -14,7 +15,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self
 
 from . import records
@@ -24,9 +27,19 @@ from .wire import dump_task
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+Priority = tuple[int, ...]
 LINE_LIMIT = 2**20
 STOP_SECONDS = 5.0
 LAST_WORDS = 3
+# A worker's environment, where ours does not say otherwise.
+ENVIRONMENT = {
+    # Waiting OpenMP threads that spin slow down everything else on the cores, by far.
+    "OMP_WAIT_POLICY": "passive",
+    # Large tensors go back to the system at once, and come from it in large pages, else that costs time.
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576:glibc.malloc.hugetlb=1",
+    # Twenty lines of chatter for each chunk.
+    "SVT_LOG": "1",
+}
 
 
 @dataclass
@@ -43,13 +56,16 @@ class _Process:
 class Worker:
     """One worker process. `run` one task at a time."""
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(self, device: str, threads: int, stall_seconds: float | None = None) -> None:
         self.device = device
         self._threads = threads
+        self._stall_seconds = stall_seconds
         self._process: _Process | None = None
+        self._context = Context()
 
     async def run(self, task: Task, progress: Progress) -> float:
-        """Do a task; its seconds. Raises what the worker reports, or WorkerLostError if it dies."""
+        """Do a task; its seconds. Raises what the worker reports, or WorkerLostError if it dies or stalls."""
+        self._context = copy_context()  # what the worker says from now on is about this job
         process = self._process = self._process or await self._started()
         try:
             process.stdin.write(dump_task(task).encode())
@@ -65,6 +81,11 @@ class Worker:
             elif event["event"] == "failed":
                 raise _raised(event)
 
+    @property
+    def pid(self) -> int | None:
+        """The process, if there is one now."""
+        return self._process.handle.pid if self._process is not None else None
+
     async def stop(self) -> None:
         """End the process: its stdin closes; what does not go by itself is killed."""
         process, self._process = self._process, None
@@ -72,16 +93,18 @@ class Worker:
             return
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.handle.wait(), STOP_SECONDS)
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.handle.wait()
         except TimeoutError:
             _kill(process)
             await process.handle.wait()
         await process.listener
 
-    def kill(self) -> None:
-        """End the process now."""
+    async def kill(self) -> None:
+        """End the process now; the next task gets a new one."""
         if self._process is not None:
             _kill(self._process)
+            await self._lost(self._process)
 
     async def _started(self) -> _Process:
         handle = await asyncio.create_subprocess_exec(
@@ -94,8 +117,7 @@ class Worker:
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
             start_new_session=True,  # a terminal's Ctrl-C is the parent's to answer
-            # Waiting OpenMP threads that spin slow down everything else on the cores, by far.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+            env=ENVIRONMENT | os.environ,
         )
         assert handle.stdin is not None
         assert handle.stdout is not None
@@ -105,7 +127,14 @@ class Worker:
         return _Process(handle, handle.stdin, handle.stdout, words, listener)
 
     async def _event(self, process: _Process) -> dict[str, Any]:
-        line = await process.stdout.readline()
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                line = await process.stdout.readline()
+        except TimeoutError as error:
+            _kill(process)
+            await self._lost(process)
+            silence = f"made no progress for {self._stall_seconds:g} s and was killed"
+            raise WorkerLostError(f"the worker on {self.device} {silence}") from error
         if not line.endswith(b"\n"):
             raise await self._lost(process)
         event: dict[str, Any] = json.loads(line)
@@ -124,7 +153,7 @@ class Worker:
         while line := await stderr.readline():
             text = line.decode(errors="replace").rstrip()
             words[:] = [*words[1 - LAST_WORDS :], text]
-            log.warning("worker on %s: %s", self.device, text)
+            self._context.run(log.warning, "worker on %s: %s", self.device, text)
 
 
 def _kill(process: _Process) -> None:
@@ -138,14 +167,23 @@ def _raised(event: dict[str, Any]) -> InvsrError:
     return error
 
 
-class Pool:
-    """Workers that take tasks in the order they come; a dead one is replaced when next needed."""
+@dataclass
+class _Waiter:
+    """Someone who wants a worker: any but `avoid`, if there are others at all."""
 
-    def __init__(self, devices: tuple[str, ...], threads: int) -> None:
-        self.workers = [Worker(device, threads) for device in devices]
-        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        for worker in self.workers:
-            self._idle.put_nowait(worker)
+    future: asyncio.Future[Worker]
+    avoid: Worker | None
+
+
+class Pool:
+    """Workers, leased by priority, then in the order they were asked for; a dead one is replaced."""
+
+    def __init__(self, devices: tuple[str, ...], threads: int, stall_seconds: float | None = None) -> None:
+        self.workers = [Worker(device, threads, stall_seconds) for device in devices]
+        self._idle = list(self.workers)
+        self._waiting: list[tuple[Priority, int, _Waiter]] = []
+        self._asked = count()
+        self._paused = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,14 +191,68 @@ class Pool:
     async def __aexit__(self, *exception: object) -> None:
         await asyncio.gather(*(worker.stop() for worker in self.workers))
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The worker processes that live at this moment."""
+        return tuple(worker.pid for worker in self.workers if worker.pid is not None)
+
+    @property
+    def busy(self) -> int:
+        """How many workers are leased."""
+        return len(self.workers) - len(self._idle)
+
+    def pause(self) -> None:
+        """Lease no worker until `resume`; those that are leased go on."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Lease workers again."""
+        self._paused = False
+        self._match()
+
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[Worker]:
-        """The next idle worker. If the block is cancelled the worker is killed: it would go on otherwise."""
-        worker = await self._idle.get()
+    async def lease(self, priority: Priority = (), avoid: Worker | None = None) -> AsyncIterator[Worker]:
+        """A worker; lower priorities come first. `avoid`: rather another than this one.
+
+        If the block is cancelled the worker is killed: it would go on otherwise.
+        """
+        worker = await self._leased(priority, avoid)
         try:
             yield worker
         except asyncio.CancelledError:
-            worker.kill()
+            await worker.kill()
             raise
         finally:
-            self._idle.put_nowait(worker)
+            self._give_back(worker)
+
+    async def _leased(self, priority: Priority, avoid: Worker | None) -> Worker:
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), avoid)
+        heapq.heappush(self._waiting, (priority, next(self._asked), waiter))
+        self._match()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter.future.done() and not waiter.future.cancelled():  # handed over in this very moment
+                self._give_back(waiter.future.result())
+            raise
+
+    def _give_back(self, worker: Worker) -> None:
+        self._idle.append(worker)
+        self._match()
+
+    def _match(self) -> None:
+        """Hand idle workers to whoever waits, the first in line first."""
+        passed: list[tuple[Priority, int, _Waiter]] = []
+        while self._idle and self._waiting and not self._paused:
+            entry = heapq.heappop(self._waiting)
+            waiter = entry[-1]
+            if waiter.future.done():  # cancelled while it waited
+                continue
+            fitting = [w for w in self._idle if w is not waiter.avoid or len(self.workers) == 1]
+            if not fitting:
+                passed.append(entry)
+                continue
+            self._idle.remove(fitting[0])
+            waiter.future.set_result(fitting[0])
+        for entry in passed:
+            heapq.heappush(self._waiting, entry)

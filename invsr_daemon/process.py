@@ -20,8 +20,9 @@ from .devices import choose_devices
 from .media.image import PICTURE_SUFFIXES
 from .media.source import FILM_SUFFIXES
 from .model import hub
+from .outbox import Manners
 from .pool import Pool
-from .records import ConfigError, InvsrError
+from .records import ConfigError, InvsrError, Task
 from .runner import Interrupted, Job, Plan, Result, Target, run_job
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,10 @@ def process_inputs(
     model_dir = hub.resolve(settings.model, settings.models_dir)
     model, fingerprint = settings.model_settings(model_dir), hub.fingerprint(model_dir)
     devices = choose_devices(settings.devices, settings.workers)
+    manners = Manners("overwrite" if overwrite else "fail")
     jobs = {
-        path: Job(path.resolve(), target, settings, model, fingerprint, overwrite) for path, target in targets
+        path: Job(path.resolve(), target, settings, model, fingerprint, str(target), manners)
+        for path, target in targets
     }
     report: _Report = _Json() if as_json else _Bars() if sys.stderr.isatty() else _Lines()
     return asyncio.run(_Session(settings, jobs, devices, report).run())
@@ -111,7 +114,8 @@ class _Session:
             loop.add_signal_handler(number, self._signalled, everything)
         turns = asyncio.Semaphore(len(self._devices))
         try:
-            async with Pool(self._devices, self._settings.limits.cpu_threads) as pool:
+            limits = self._settings.limits
+            async with Pool(self._devices, limits.cpu_threads, limits.stall_seconds) as pool:
                 self._report.begin(self._settings, self._devices)
                 async with asyncio.TaskGroup() as group:
                     for path, job in self._jobs.items():
@@ -164,6 +168,8 @@ class _Report(Protocol):
 
     def progress(self, plan: Plan, frames: int) -> None: ...
 
+    def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None: ...
+
     def done(self, path: Path, result: Result, seconds: float) -> None: ...
 
     def failed(self, path: Path, error: InvsrError) -> None: ...
@@ -213,6 +219,9 @@ class _Lines:
             self._said = now
             done, seconds = self._frames[plan.key], now - self._begun[plan.key]
             self.say(f"{plan.job.source.name}: {done} of {plan.frames} frames after {seconds:.0f} s")
+
+    def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None:
+        pass
 
     def done(self, path: Path, result: Result, seconds: float) -> None:
         self.say(_summary(path, result, seconds))

@@ -68,6 +68,10 @@ class WorkerLostError(ResourceError):
     """A worker process died or fell silent."""
 
 
+class WorkersLostError(InvsrError):
+    """Workers died of one chunk again and again: the fault of the film, or of the machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What tells a file from a later one of the same path, without reading it.

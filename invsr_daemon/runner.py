@@ -12,8 +12,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +22,15 @@ from typing import Protocol
 
 from . import __version__
 from .config import Settings
+from .durable import sync_rename
 from .media.assemble import SUFFIXES, ChunkFile, Layout, assemble, plan_layout
 from .media.encode import film_size
 from .media.image import SUFFIX, image_format, probe_image
 from .media.probe import plan_chunks, probe_video
 from .media.source import check_regular
-from .outbox import check_free, publishing
-from .pool import Pool, Progress
+from .media.verify import verify_film, verify_picture
+from .outbox import Imprint, Manners, check_free, clear, explained, publish
+from .pool import Pool, Priority, Worker
 from .records import (
     ConfigError,
     Film,
@@ -36,10 +39,10 @@ from .records import (
     InputError,
     InvsrError,
     ModelSettings,
-    OutputError,
     Task,
     VideoTask,
     WorkerLostError,
+    WorkersLostError,
     output_size,
 )
 
@@ -74,14 +77,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """One input and everything that decides its result. `source` is absolute and no symlink."""
+    """One input and everything that decides its result. `source` is absolute and no symlink.
+
+    `name` tells apart jobs that agree in all else; `priority`: lower ones get workers first. `room` is
+    a folder for all that is kept of the job, whatever its key becomes: see `clear_room`.
+    """
 
     source: Path
     target: Target
     settings: Settings
     model: ModelSettings
     model_fingerprint: str
-    overwrite: bool = False
+    name: str
+    manners: Manners
+    priority: Priority = ()
+    room: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,17 +118,18 @@ class Plan:
 class Result:
     """A published result. `computed` counts the frames this run restored, `frames` all of them."""
 
+    plan: Plan
     output: Path
-    frames: int
     computed: int
-    notes: tuple[str, ...]
     was_there: bool = False
 
+    @property
+    def frames(self) -> int:
+        return self.plan.frames
 
-class Run(Protocol):
-    """A worker's way to do a task."""
-
-    async def __call__(self, task: Task, progress: Progress) -> float: ...
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.plan.notes
 
 
 class Observer(Protocol):
@@ -128,6 +139,9 @@ class Observer(Protocol):
 
     def progress(self, plan: Plan, frames: int) -> None: ...
 
+    def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None:
+        """A task's file is there, durably."""
+
     def ended(self, plan: Plan) -> None: ...
 
 
@@ -136,8 +150,8 @@ def plan_job(job: Job) -> Plan:
     identity = _identity(job.source)
     image = probe_image(job.source, job.settings.limits.max_input_pixels)
     plan = _plan_film(job, identity) if image is None else _plan_image(job, identity, image)
-    if not _published_before(plan):
-        check_free(plan.output, overwrite=job.overwrite)
+    if _published_before(plan) is None:
+        check_free(plan.output, job.manners.collision)
     return plan
 
 
@@ -150,7 +164,7 @@ def _key(job: Job, identity: Identity, *writing: object) -> str:
     model = asdict(job.model) | {"model": job.model_fingerprint}
     threads = job.settings.limits.cpu_threads
     versions = [__version__, *(version(package) for package in DECISIVE_PACKAGES)]
-    parts = [versions, identity, model, threads, str(job.target), *(repr(each) for each in writing)]
+    parts = [versions, identity, model, threads, job.name, *(repr(each) for each in writing)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -161,7 +175,7 @@ def _plan_film(job: Job, identity: Identity) -> Plan:
     _check_output(*film_size(film.info, video, job.model.scale), settings.limits.max_output_pixels)
     layout = plan_layout(film.info, _container(job), video.codec)
     key = _key(job, identity, video, layout, settings.video.chunk_frames)
-    work = _work_folder(settings, key)
+    work = _work_folder(job, key)
     tasks = tuple(
         VideoTask(film.info, chunk, job.model, video, work / f"chunk-{chunk.index:06}.nut")
         for chunk in plan_chunks(film, settings.video.chunk_frames)
@@ -191,7 +205,7 @@ def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
         image = replace(image, format=job.target.suffix.removeprefix(".").lower())
     format = image_format(info, image)
     key = _key(job, identity, image)
-    work = _work_folder(settings, key)
+    work = _work_folder(job, key)
     task = ImageTask(info, job.model, image, work / f"image{SUFFIX[format]}")
     own = job.source.suffix.lower()
     suffix = own if format == info.format and own else SUFFIX[format]
@@ -204,8 +218,8 @@ def _check_output(width: int, height: int, most: int) -> None:
         raise InputError(f"the result of {width}x{height} would exceed {limit}")
 
 
-def _work_folder(settings: Settings, key: str) -> Path:
-    return settings.state_dir / "work" / key[:32]
+def _work_folder(job: Job, key: str) -> Path:
+    return job.settings.state_dir / "work" / job.room / key[:32]
 
 
 async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
@@ -214,8 +228,9 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
     Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
     plan = await asyncio.to_thread(plan_job, job)
-    if _published_before(plan):
-        return Result(plan.output, plan.frames, 0, plan.notes, was_there=True)
+    if output := _published_before(plan):
+        await asyncio.to_thread(_clean_up_after, plan)
+        return Result(plan, output, 0, was_there=True)
     observer.planned(plan)
     try:
         return await _run_plan(plan, pool, observer, stopping)
@@ -226,108 +241,178 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
 async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
     with _locked(plan.work):
         waiting = plan.waiting()
-        computed = sum(_frames(task) for task in waiting)
+        computed = sum(frames_of(task) for task in waiting)
         observer.progress(plan, plan.frames - computed)
         try:
-            await _restore(plan, waiting, pool, observer, stopping)
-            await asyncio.to_thread(_publish, plan)
+            await _Restoration(plan, pool, observer, stopping).run(waiting)
+            output = await _published(plan, stopping)
         except InputError:
-            await asyncio.to_thread(shutil.rmtree, plan.work, ignore_errors=True)
+            await asyncio.to_thread(discard, plan)
             raise
-        await asyncio.to_thread(shutil.rmtree, plan.work, ignore_errors=True)
-    return Result(plan.output, plan.frames, computed, plan.notes)
+        await asyncio.to_thread(discard, plan)
+    return Result(plan, output, computed)
 
 
-def _frames(task: Task) -> int:
+async def _published(plan: Plan, stopping: asyncio.Event) -> Path:
+    """Publish on a thread. Cancelled meanwhile, it waits for that: an unwatched thread would go on.
+
+    It does not wait if `stopping` is set: the process is about to end, and its threads with it.
+    """
+    given_up = threading.Event()
+    publishing = asyncio.create_task(asyncio.to_thread(_publish, plan, given_up))
+    try:
+        return await asyncio.shield(publishing)
+    except asyncio.CancelledError:
+        given_up.set()
+        if stopping.is_set():
+            raise
+        await asyncio.wait([publishing])
+        if publishing.exception() is not None:
+            raise
+        return publishing.result()  # too late: it has its name
+
+
+def discard(plan: Plan) -> None:
+    """Remove a plan's finished pieces."""
+    shutil.rmtree(plan.work, ignore_errors=True)
+    if plan.job.room:
+        with suppress(OSError):  # pieces under another key may lie there
+            plan.work.parent.rmdir()
+
+
+def _clean_up_after(plan: Plan) -> None:
+    """Remove what a run left that was killed after publishing."""
+    clear(plan.output, plan.key)
+    discard(plan)
+
+
+def clear_room(state_dir: Path, room: str) -> None:
+    """Remove everything that is kept of a job: it will not be run again."""
+    for folder in ("work", "done"):
+        shutil.rmtree(state_dir / folder / room, ignore_errors=True)
+
+
+def frames_of(task: Task) -> int:
+    """How many frames a task restores."""
     return len(task.chunk.pts) if isinstance(task, VideoTask) else 1
 
 
-async def _restore(
-    plan: Plan, waiting: tuple[Task, ...], pool: Pool, observer: Observer, stopping: asyncio.Event
-) -> None:
-    """Every waiting task on the pool; the first failure stops those that have not begun."""
-    failed = asyncio.Event()
-    errors: list[InvsrError] = []
+class _Restoration:
+    """A plan's tasks on the pool; the first failure stops those that have not begun."""
 
-    async def one(task: Task) -> None:
-        async with pool.lease() as worker:
-            if failed.is_set() or stopping.is_set():
-                return
+    def __init__(self, plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> None:
+        self._plan = plan
+        self._pool = pool
+        self._observer = observer
+        self._stopping = stopping
+        self._errors: list[InvsrError] = []
+
+    async def run(self, tasks: Iterable[Task]) -> None:
+        """Do the tasks in order, as many at once as there are workers."""
+        left = iter(tasks)
+        async with asyncio.TaskGroup() as group:
+            for _ in self._pool.workers:
+                group.create_task(self._one_by_one(left))
+        if self._errors:
+            raise self._errors[0]
+        if self._stopping.is_set() and self._plan.waiting():
+            raise Interrupted("stopped")
+
+    async def _one_by_one(self, tasks: Iterator[Task]) -> None:
+        for task in tasks:
             try:
-                await _with_retries(plan, task, worker.run, observer)
+                await self._with_retries(task)
             except InvsrError as error:
-                errors.append(error)
-                failed.set()
+                self._errors.append(error)
+            if self._over:
+                return
 
-    async with asyncio.TaskGroup() as group:
-        for task in waiting:
-            group.create_task(one(task))
-    if errors:
-        raise errors[0]
-    if stopping.is_set() and plan.waiting():
-        raise Interrupted("stopped")
+    @property
+    def _over(self) -> bool:
+        return bool(self._errors) or self._stopping.is_set()
 
+    async def _with_retries(self, task: Task) -> None:
+        """A worker's death costs an attempt; the next is made by another worker, if there is one."""
+        most = self._plan.job.settings.limits.worker_deaths
+        lost: Worker | None = None
+        for attempt in range(1, most + 1):
+            async with self._pool.lease(self._plan.job.priority, avoid=lost) as worker:
+                if self._over:
+                    return
+                try:
+                    await self._attempt(task, worker)
+                except WorkerLostError as error:
+                    source = self._plan.job.source.name
+                    log.warning("%s: attempt %d of %d: %s", source, attempt, most, error)
+                    lost = worker
+                    if attempt == most:
+                        raise WorkersLostError(f"{most} workers died of it; the last: {error}") from error
+                else:
+                    return
 
-async def _with_retries(plan: Plan, task: Task, run: Run, observer: Observer) -> None:
-    """A worker's death costs an attempt, and what the observer was told of it is taken back."""
-    most = plan.job.settings.limits.worker_deaths
-    for attempt in range(1, most + 1):
+    async def _attempt(self, task: Task, worker: Worker) -> None:
+        """Do a task; what the observer was told of it is taken back if it fails."""
         told = 0
 
         def progress(frames: int) -> None:
             nonlocal told
             told += frames
-            observer.progress(plan, frames)
+            self._observer.progress(self._plan, frames)
 
         try:
-            await run(task, progress)
-        except WorkerLostError as error:
-            observer.progress(plan, -told)
-            log.warning("%s: attempt %d of %d: %s", plan.job.source.name, attempt, most, error)
-            if attempt == most:
-                raise InputError(f"{most} workers died of it; the last: {error}") from error
-        else:
-            return
+            seconds = await worker.run(task, progress)
+        except InvsrError:
+            self._observer.progress(self._plan, -told)
+            raise
+        self._observer.finished(self._plan, task, worker.device, seconds)
 
 
-def _publish(plan: Plan) -> None:
-    """Assemble, check that the input is still the same, and give the result its name."""
-    if _identity(plan.job.source) != plan.identity:
-        raise InputError("it was changed while it was being restored")
-    with publishing(plan.output, plan.key, overwrite=plan.job.overwrite) as partial:
-        if plan.film is None or plan.layout is None:
-            shutil.copyfile(plan.tasks[0].output, partial)
-        else:
-            chunks = [ChunkFile(t.chunk, t.output) for t in plan.tasks if isinstance(t, VideoTask)]
-            assemble(plan.film, chunks, plan.layout, partial)
-    _remember(plan)
+def _publish(plan: Plan, given_up: threading.Event) -> Path:
+    """Assemble, verify, check that the input is still the same, and give the result its name."""
+
+    def write(partial: Path) -> None:
+        _write(plan, partial)
+        if given_up.is_set():
+            raise Interrupted("stopped")
+        if _identity(plan.job.source) != plan.identity:
+            raise InputError("it was changed while it was being restored")
+
+    imprint = publish(plan.output, plan.key, plan.job.manners, write, lambda imprint: _note(plan, imprint))
+    return Path(imprint.output)
 
 
-def _done_file(plan: Plan) -> Path:
-    return plan.job.settings.state_dir / "done" / f"{plan.key[:32]}.json"
+def _write(plan: Plan, partial: Path) -> None:
+    if plan.film is None or plan.layout is None:
+        (task,) = plan.tasks
+        assert isinstance(task, ImageTask)  # whatever is no film is a picture
+        shutil.copyfile(task.output, partial)
+        verify_picture(partial, task)
+        return
+    chunks = [ChunkFile(t.chunk, t.output) for t in plan.tasks if isinstance(t, VideoTask)]
+    assemble(plan.film, chunks, plan.layout, partial)
+    verify_film(partial, plan.film, plan.layout)
 
 
-def _state_of(output: Path) -> dict[str, object]:
-    found = output.stat()
-    return {"output": str(output), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+def _note_file(plan: Plan) -> Path:
+    return plan.job.settings.state_dir / "done" / plan.job.room / f"{plan.key[:32]}.json"
 
 
-def _remember(plan: Plan) -> None:
-    """Note that this job's result is the file that lies there now; the result stands without it too."""
-    note = _done_file(plan)
+def _note(plan: Plan, imprint: Imprint) -> None:
+    """Note, durably, which file is about to get the result's name: so it is known after any crash."""
+    note = _note_file(plan)
     partial = note.with_suffix(".partial")
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(_state_of(plan.output)))
-        partial.replace(note)
-    except OSError as error:
-        log.warning("%s was published, but that cannot be noted in %s: %s", plan.output, note.parent, error)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(asdict(imprint)))
+    sync_rename(partial, note)
 
 
-def _published_before(plan: Plan) -> bool:
-    """Whether the output is this very job's result, from an earlier run of the same command."""
-    note = _done_file(plan)
-    return note.exists() and plan.output.exists() and json.loads(note.read_text()) == _state_of(plan.output)
+def _published_before(plan: Plan) -> Path | None:
+    """This very job's result, if an earlier run published it and it still lies there."""
+    note = _note_file(plan)
+    if not note.exists():
+        return None
+    imprint = Imprint(**json.loads(note.read_text()))
+    return Path(imprint.output) if imprint.lies_there() else None
 
 
 @contextmanager
@@ -337,7 +422,7 @@ def _locked(work: Path) -> Iterator[None]:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("w")
     except OSError as error:
-        raise OutputError(f"the work folder {work} cannot be written to: {error.strerror}") from error
+        raise explained(error, work) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

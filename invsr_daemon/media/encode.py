@@ -30,8 +30,8 @@ from ..records import (
     Chunk,
     Colour,
     ConfigError,
+    DiskFullError,
     OutputError,
-    ResourceError,
     VideoInfo,
     VideoSettings,
     output_size,
@@ -41,6 +41,11 @@ from .decode import RGB8, RGB16, RgbFrame
 
 # What people write in a configuration, and FFmpeg's encoder for it; encoders' own names work too.
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "ffv1": "ffv1"}
+# SVT-AV1 counts where x264 and x265 have names.
+SVT_PRESETS = {
+    **{"placebo": "1", "veryslow": "2", "slower": "3", "slow": "5", "medium": "6"},
+    **{"fast": "7", "faster": "8", "veryfast": "9", "superfast": "10", "ultrafast": "11"},
+}
 BITS_8 = 8
 ORIGIN_SECONDS = 60
 # The constant-quality option of encoders that do not call it crf; None: lossless, has none.
@@ -184,7 +189,8 @@ def _options(encoder: str, settings: VideoSettings) -> dict[str, str]:
     quality = QUALITY_OPTION.get(encoder, "crf")
     options = {} if quality is None else {quality: str(settings.crf)}
     if settings.preset:
-        options["preset"] = settings.preset
+        names = SVT_PRESETS if encoder == "libsvtav1" else {}
+        options["preset"] = names.get(settings.preset, settings.preset)
     if encoder == "libx265":
         options["x265-params"] = f"log-level=error:pools={settings.threads}:frame-threads=1"
     return options | dict(settings.options)
@@ -196,7 +202,7 @@ def open_chunk(
 ) -> Iterator[ChunkEncoder]:
     """An encoder whose file appears as `path` only if the block ends without an exception.
 
-    Raises ConfigError if the encoder refuses its settings, ResourceError if the disk is full,
+    Raises ConfigError if the encoder refuses its settings, DiskFullError,
     OutputError if the file cannot be written.
     """
     partial = path.with_suffix(".partial")
@@ -219,8 +225,8 @@ def _finish(partial: Path, path: Path) -> None:
 
 def writing_error(
     error: OSError | av.error.FFmpegError, path: Path, doing: str
-) -> OutputError | ResourceError:
+) -> OutputError | DiskFullError:
     """What a failed write means: a full disk passes, the rest does not."""
     if error.errno == errno.ENOSPC:
-        return ResourceError(f"the disk is full: {path.parent}")
+        return DiskFullError(f"the disk of {path.parent} is full")
     return OutputError(f"{doing} into {path.parent} failed: {error.strerror}")

@@ -60,7 +60,7 @@ def test_results_are_tagged(tmp_path: Path, codec: str, container: str, tags: st
     if (codec, container) == ("ffv1", "mp4"):
         container = "nut"
     make_film(tmp_path / "film.mkv", colour=TAGS[tags], pts=range(2))
-    preset = {"ffv1": "", "av1": "12"}.get(codec, "ultrafast")
+    preset = {"ffv1": ""}.get(codec, "ultrafast")
     settings = video_settings(codec=codec, preset=preset)
     copy = pass_through(tmp_path / "film.mkv", settings=settings, container=container)
     for frame in decoded(copy.path):
@@ -200,7 +200,7 @@ def test_litter_of_a_killed_run_is_written_over(tmp_path: Path) -> None:
 def test_a_full_disk_passes(tmp_path: Path) -> None:
     film = small_film(tmp_path)
     (tmp_path / "c.partial").symlink_to("/dev/full")
-    with pytest.raises(ResourceError, match="disk is full"):
+    with pytest.raises(ResourceError, match="is full"):
         write_chunk(film, tmp_path / "c.nut", codec="ffv1", preset="")
     assert not (tmp_path / "c.nut").exists()
 

@@ -1,0 +1,140 @@
+"""Commands about the daemon's jobs: they read and write its store, whether it runs or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from . import logs, status
+from .records import ConfigError
+from .store import STATES, STORE_FILE, JobRow, State, Store
+
+LOG_LINES = 20
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def opened(state_dir: Path) -> Iterator[Store]:
+    """The daemon's store. Raises ConfigError if there is none: opening would make one."""
+    path = state_dir / STORE_FILE
+    if not path.exists():
+        raise ConfigError(f"no daemon has ever run on {state_dir}: give its -c FILE or --state-dir DIR")
+    with Store.open(path) as store:
+        yield store
+
+
+def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
+    """What the daemon is doing, and how many jobs are in which state."""
+    with opened(state_dir) as store:
+        counts, paused = store.counts(), store.paused_since()
+        running = store.jobs({"running"}, limit=20)
+    found = status.read(state_dir)
+    if as_json:
+        daemon = None if found is None else asdict(found)
+        say(json.dumps({"daemon": daemon, "paused_since": paused, "jobs": counts}))
+        return
+    say(
+        "no daemon is running"
+        if found is None
+        else f"daemon {found.version}, process {found.pid}: {found.line()}"
+    )
+    if paused is not None:
+        say(f"paused on request since {_time(paused)}: `invsr-daemon resume` goes on")
+    say(", ".join(f"{count} {state}" for state, count in counts.items()))
+    for row in running:
+        say(f"  {_line(row)}")
+
+
+def show_jobs(state_dir: Path, states: Sequence[State], limit: int, say: Say, *, as_json: bool) -> None:
+    """The latest jobs, one a line."""
+    with opened(state_dir) as store:
+        rows = store.jobs(states or STATES, limit)
+    for row in rows:
+        say(json.dumps(_plain(row)) if as_json else _line(row))
+
+
+def show_job(state_dir: Path, job: int, say: Say, *, as_json: bool) -> None:
+    """All that is known of one job."""
+    with opened(state_dir) as store:
+        row = store.job(job)
+        moves, attempts, chunks = store.transitions(job), store.attempts(job), store.chunks(job)
+    lines = logs.tail(state_dir, job, LOG_LINES)
+    if as_json:
+        parts: dict[str, Sequence[Any]] = {"transitions": moves, "attempts": attempts, "chunks": chunks}
+        described = {name: [asdict(each) for each in values] for name, values in parts.items()}
+        say(json.dumps({**_plain(row), **described, "log": lines}))
+        return
+    say(_line(row))
+    say(f"  {row.source}" + (f" -> {row.output}" if row.output else ""))
+    say(f"  preset {row.preset or '-'}, priority {row.priority}, {row.attempts} attempt(s) counted")
+    done = sum(chunk.finished is not None for chunk in chunks)
+    if chunks:
+        say(f"  {done} of {len(chunks)} chunks, {row.frames_done} of {row.frames} frames")
+    for move in moves:
+        say(f"  {_time(move.time)} {move.after}" + (f": {move.reason}" if move.reason else ""))
+    for line in lines:
+        say(f"  | {line}")
+
+
+def retry(state_dir: Path, jobs: Sequence[int], say: Say, *, failed: bool) -> None:
+    """Queue jobs again: these, or all that failed."""
+    if failed == bool(jobs):
+        raise ConfigError("retry: name jobs by their ids, or give --failed, not both")
+    with opened(state_dir) as store:
+        for job in jobs:
+            store.retry(job, time.time())
+            say(f"job {job} is queued again")
+        if failed:
+            say(f"{store.retry_failed(time.time())} jobs are queued again")
+
+
+def cancel(state_dir: Path, jobs: Sequence[int], say: Say) -> None:
+    """Cancel jobs; what is finished of them is kept for a retry."""
+    with opened(state_dir) as store:
+        for job in jobs:
+            state = store.want_cancel(job, time.time())
+            say(f"job {job} is {'being ' if state == 'running' else ''}cancelled")
+
+
+def pause(state_dir: Path, say: Say) -> None:
+    """Let no further chunk begin."""
+    with opened(state_dir) as store:
+        store.pause(time.time())
+    say("paused: chunks under way finish, no others begin")
+
+
+def resume(state_dir: Path, say: Say) -> None:
+    """Undo `pause`."""
+    with opened(state_dir) as store:
+        store.resume()
+    say("going on")
+
+
+def _line(row: JobRow) -> str:
+    frames = f" {row.frames_done}/{row.frames}" if row.frames else ""
+    reason = f": {row.reason.splitlines()[0]}" if row.reason else ""
+    return f"{row.id:6} {row.state:9}{frames} {_shown(row.relative)}{reason}"
+
+
+def _plain(row: JobRow) -> dict[str, Any]:
+    described = asdict(row)
+    for name in ("source", "relative", "output"):
+        described[name] = None if described[name] is None else _shown(described[name])
+    return {**described, "settings": json.loads(row.settings)}
+
+
+def _shown(path: Path) -> str:
+    """A name that prints, whatever bytes it is made of."""
+    return logs.printable(os.fsencode(path).decode(errors="backslashreplace"))
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(" ", "seconds")

@@ -1,0 +1,111 @@
+"""From a file in the inbox to a job in the store, and from there to the runner: settings frozen between."""
+
+from __future__ import annotations
+
+import grp
+import json
+import pwd
+from collections.abc import Collection
+from pathlib import Path
+
+from .config import Settings
+from .inbox import Arrival
+from .media.image import PICTURE_SUFFIXES
+from .model import hub
+from .outbox import Manners
+from .records import ConfigError
+from .runner import Job, Target
+from .store import JobRow, Kind, NewJob
+
+
+class Intake:
+    """Turns arrivals into new jobs under the settings of the moment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._frozen = {
+            name: (each, freeze(each))
+            for name in (None, *settings.presets)
+            for each in [settings.for_preset(name)]
+        }
+
+    def new_job(self, arrival: Arrival) -> NewJob:
+        """The job for a file: its preset is named by the folder of the inbox that it lies in."""
+        preset = preset_of(arrival.relative, self._frozen)
+        settings, frozen = self._frozen[preset]
+        return NewJob(
+            source=arrival.path,
+            relative=arrival.relative,
+            identity=arrival.identity,
+            kind=_kind(arrival.path),
+            preset=preset,
+            priority=settings.priority,
+            settings=frozen,
+        )
+
+
+def preset_of(relative: Path, presets: Collection[str | None]) -> str | None:
+    """The preset that a path in the inbox belongs to, if its first folder is one's name."""
+    first = relative.parts[0] if len(relative.parts) > 1 else None
+    return first if first in presets else None
+
+
+def freeze(settings: Settings) -> str:
+    """Settings as text that gives the same settings whatever the defaults become."""
+    return settings.model_dump_json(exclude={"presets"})
+
+
+def thaw(text: str) -> Settings:
+    """The inverse of `freeze`. Raises ConfigError if a newer version no longer knows a setting."""
+    try:
+        return Settings.model_validate(json.loads(text))
+    except ValueError as error:
+        raise ConfigError(f"its settings are of another version: {error}") from error
+
+
+def _kind(path: Path) -> Kind:
+    """Only a guess, for what is worked on side by side; the content decides later."""
+    return "image" if path.suffix.lower() in PICTURE_SUFFIXES else "film"
+
+
+def room_of(row: JobRow) -> str:
+    """The folder of work files that is this job's."""
+    return f"job-{row.id}"
+
+
+def runner_job(row: JobRow, cpu_threads: int) -> Job:
+    """What the runner does for a job on workers with so many threads. Raises ConfigError, ModelError."""
+    settings = thaw(row.settings)
+    limits = settings.limits.model_copy(update={"cpu_threads": cpu_threads})
+    settings = settings.model_copy(update={"limits": limits})
+    if settings.outbox is None:
+        raise ConfigError("outbox: the folder for results is not set")
+    model_dir = hub.resolve(settings.model, settings.models_dir)
+    stem = settings.results.name.format(stem=row.source.stem, preset=row.preset or "", model=settings.model)
+    return Job(
+        source=row.source,
+        target=Target(settings.outbox.absolute() / row.relative.parent, stem),
+        settings=settings,
+        model=settings.model_settings(model_dir),
+        model_fingerprint=hub.fingerprint(model_dir),
+        name=f"job {row.id}",
+        manners=manners(settings),
+        priority=(-row.priority, 0 if row.kind == "image" else 1, row.id),
+        room=room_of(row),
+    )
+
+
+def manners(settings: Settings) -> Manners:
+    """How results are published. Raises ConfigError for an unknown owner."""
+    results = settings.results
+    mode = int(results.mode, 8) if results.mode else None
+    return Manners(results.collision, mode, _owner(results.owner) if results.owner else None)
+
+
+def _owner(text: str) -> tuple[int, int]:
+    user, _, group = text.partition(":")
+    try:
+        uid = pwd.getpwnam(user).pw_uid if user else -1
+        gid = grp.getgrnam(group).gr_gid if group else -1
+    except KeyError as error:
+        raise ConfigError(f"results.owner: {text!r} is not on this machine: {error}") from error
+    return uid, gid

@@ -1,0 +1,68 @@
+"""A result looked at once more before it gets its name: does it open, and is it all there?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from ..records import Film, ImageTask, InputError, OutputError, output_size
+from .assemble import FORMATS, MILLISECOND, Layout
+from .image import probe_image
+
+
+def verify_film(path: Path, film: Film, layout: Layout) -> None:
+    """Every frame is there at its time, the first one decodes, and no copied stream is missing.
+
+    Frames are counted by packets, for this program wrote them; decoding all would take as long as a
+    player. Raises OutputError.
+    """
+    try:
+        with av.open(str(path), format=FORMATS[layout.container]) as container:
+            _check_streams(container, layout)
+            video = container.streams.video[0]
+            _check_times(_times(container, video), [pts * film.info.time_base for pts in film.pts])
+            container.seek(0)
+            next(container.decode(video))
+    except (av.error.FFmpegError, StopIteration, IndexError) as error:
+        raise OutputError(f"the assembled film cannot be read: {error}") from error
+
+
+def _check_streams(container: InputContainer, layout: Layout) -> None:
+    wanted = 1 + len(layout.copied)
+    if len(container.streams) < wanted:  # chapters may make one more
+        raise OutputError(f"the assembled film has {len(container.streams)} of {wanted} streams")
+
+
+def _times(container: InputContainer, video: VideoStream) -> list[Fraction]:
+    assert video.time_base is not None
+    packets = container.demux(video)
+    return sorted(p.pts * video.time_base for p in packets if p.size and p.pts is not None)
+
+
+def _check_times(found: Sequence[Fraction], wanted: Sequence[Fraction]) -> None:
+    if len(found) != len(wanted):
+        raise OutputError(f"the assembled film has {len(found)} of {len(wanted)} frames")
+    # Matroska rounds to milliseconds; MP4 may shift a whole film that begins before zero.
+    for (a, b), (c, d) in zip(pairwise(found), pairwise(wanted), strict=True):
+        if abs((b - a) - (d - c)) > MILLISECOND:
+            raise OutputError(
+                f"a frame of the assembled film lasts {float(b - a):g} s, not {float(d - c):g} s"
+            )
+
+
+def verify_picture(path: Path, task: ImageTask) -> None:
+    """It opens as a picture of the expected size. Raises OutputError."""
+    size = output_size(task.info.width, task.info.height, task.model.scale, even=False)
+    try:
+        found = probe_image(path, size[0] * size[1])
+    except InputError as error:
+        raise OutputError(f"the restored picture cannot be read: {error}") from error
+    if found is None or (found.width, found.height) != size:
+        raise OutputError(f"the restored picture is not of {size[0]}x{size[1]} pixels")

@@ -1,0 +1,470 @@
+"""The daemon as it is run: real processes, files, store and workers, the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from invsr_daemon.store import STORE_FILE, Store
+
+from . import chaos
+from .command import wait_until
+from .daemons import Site, contents, cpu_seconds, film, kill, picture, resident_mib, stop
+
+FRAMES = 40
+CHUNKS = 6  # eight frames each, but cut where a keyframe is near
+
+
+@dataclass(frozen=True)
+class Live:
+    """A daemon that several tests share, each with files of its own."""
+
+    site: Site
+    pid: int
+    files: Path
+    memory_at_start: float
+    seconds_to_start: float
+
+
+def presets(path: Path) -> dict[str, object]:
+    return {
+        "named": {
+            "results": {"name": "{stem}-{preset}-{model}", "mode": "0640", "sidecar": True},
+            "seed": 5,
+            "scale": 2,
+        },
+        "archived": {"originals": {"after": "archive", "archive": str(path / "archive")}},
+        "deleted": {"originals": {"after": "delete"}},
+        "aside": {"failures": {"move_to": str(path / "failed")}},
+        "urgent": {"priority": 10},
+    }
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    path = tmp_path_factory.mktemp("live")
+    site = Site.make(path, presets=presets(path))
+    (path / "files").mkdir()
+    began = time.monotonic()
+    with site.daemon() as process:
+        seconds = time.monotonic() - began
+        yield Live(site, process.pid, path / "files", resident_mib(process.pid), seconds)
+        assert stop(process) == 0
+    assert "Traceback" not in site.log
+
+
+@pytest.fixture(scope="module")
+def undisturbed(live: Live) -> Path:
+    """A film's result from a daemon that nothing happened to, and the film beside it."""
+    source = film(live.files / "undisturbed.mp4", FRAMES, seed=1)
+    live.site.drop(source)
+    live.site.wait_for("undisturbed.mp4", "done")
+    return live.site.outbox / "undisturbed.mp4"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site.make(tmp_path)
+
+
+# A day at work
+
+
+def test_it_is_ready_soon_and_small(live: Live) -> None:
+    """Measured on two busy cores: 1.0 to 1.4 s, 74 MiB. The bound of time leaves room for busier ones."""
+    print(f"ready after {live.seconds_to_start:.2f} s, {live.memory_at_start:.1f} MiB")
+    assert live.seconds_to_start < 10
+    assert live.memory_at_start < 80
+
+
+def test_results_are_published_whole_in_folders_like_the_inboxs(live: Live) -> None:
+    site = live.site
+    site.drop(film(live.files / "film.mp4", seed=2), "holiday/film.mp4")
+    site.drop(picture(live.files / "a.png"), "holiday/deep/er/a.png")
+    site.drop(picture(live.files / "b.jpg"), "b.jpg")
+    for name in ("holiday/film.mp4", "holiday/deep/er/a.png", "b.jpg"):
+        row = site.wait_for(name, "done")
+        assert row.output == site.outbox / name
+        assert row.output.stat().st_size > 0
+        assert (site.inbox / name).exists(), "originals are kept unless asked"
+    with Image.open(site.outbox / "b.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (64, 48))
+    row = site.jobs_of("holiday/film.mp4")[0]
+    assert (row.frames, row.frames_done) == (FRAMES, FRAMES)
+    assert [path.name for path in (site.outbox / "holiday").iterdir() if path.is_file()] == ["film.mp4"]
+
+
+def test_bad_files_fail_alone_and_say_why(live: Live) -> None:
+    site = live.site
+    (live.files / "noise.png").write_bytes(bytes(range(256)) * 8)
+    (live.files / "empty.mp4").touch()
+    (live.files / "text.mp4").write_text("This is no film.\n" * 100)
+    for name in ("noise.png", "empty.mp4", "text.mp4"):
+        site.drop(live.files / name, f"bad/{name}")
+    for name in ("noise.png", "empty.mp4", "text.mp4"):
+        row = site.wait_for(f"bad/{name}", "failed")
+        assert row.reason
+        note = site.inbox / "bad" / f"{name}.error.txt"
+        wait_until(note.exists, "the note is there")
+        assert row.reason in note.read_text()
+        assert f"retry {row.id}" in note.read_text()
+    assert not (site.outbox / "bad").exists()
+
+
+def test_what_fails_is_laid_aside_with_its_note(live: Live) -> None:
+    site = live.site
+    (live.files / "junk.mp4").write_text("junk")
+    source = site.drop(live.files / "junk.mp4", "aside/junk.mp4")
+    site.wait_for("aside/junk.mp4", "failed")
+    wait_until(lambda: not source.exists(), "it was moved")
+    assert sorted(contents(site.path / "failed")) == ["aside/junk.mp4", "aside/junk.mp4.error.txt"]
+    assert list((site.inbox / "aside").iterdir()) == []
+
+
+def test_a_replaced_file_is_a_new_job_and_gets_the_next_name(live: Live) -> None:
+    site = live.site
+    site.drop(picture(live.files / "again.png", seed=1))
+    site.wait_for("again.png", "done")
+    site.drop(picture(live.files / "again.png", seed=2))
+    second = site.wait_for("again.png", "done", jobs=2)
+    assert second.output == site.outbox / "again (2).png"
+    results = contents(site.outbox)
+    assert results["again.png"] != results["again (2).png"]
+    assert len(site.jobs_of("again.png")) == 2
+
+
+def test_a_preset_decides_by_folder(live: Live) -> None:
+    site = live.site
+    source = site.drop(picture(live.files / "p.png", seed=3), "named/p.png")
+    row = site.wait_for("named/p.png", "done")
+    assert (row.preset, row.priority) == ("named", 0)
+    assert json.loads(row.settings)["seed"] == 5
+    result = site.outbox / "named/p-named-default.png"
+    assert row.output == result
+    assert stat.S_IMODE(result.stat().st_mode) == 0o640
+    with Image.open(result) as image:
+        assert image.size == (32, 24)
+    sidecar = result.with_name(result.name + ".json")
+    wait_until(sidecar.exists, "the sidecar is there")
+    described = json.loads(sidecar.read_text())
+    assert described["seed"] == 5
+    assert described["job"] == row.id
+    assert described["source"]["path"] == "named/p.png"
+    assert described["source"]["size"] == source.stat().st_size
+    assert described["result"] == {"path": result.name, "frames": 1}
+    assert stat.S_IMODE(sidecar.stat().st_mode) == 0o640
+
+
+def test_priority_comes_with_the_preset(live: Live) -> None:
+    site = live.site
+    site.drop(picture(live.files / "u.png"), "urgent/u.png")
+    assert site.wait_for("urgent/u.png", "done").priority == 10
+
+
+def test_originals_are_archived_or_deleted_after_publishing(live: Live) -> None:
+    site = live.site
+    kept = {}
+    for preset in ("archived", "deleted"):
+        source = site.drop(picture(live.files / "o.png", seed=4), f"{preset}/sub/o.png")
+        kept[preset] = source.read_bytes()
+        site.wait_for(f"{preset}/sub/o.png", "done")
+        wait_until(lambda source=source: not source.exists(), "the original is gone")  # type: ignore[misc]
+        assert (site.outbox / preset / "sub/o.png").exists()
+    assert contents(site.path / "archive") == {"archived/sub/o.png": kept["archived"]}
+
+
+def test_a_picture_does_not_wait_for_a_film(live: Live) -> None:
+    site = live.site
+    site.drop(film(live.files / "long.mp4", 160, seed=5))
+    wait_until(lambda: site.finished("long.mp4") != {}, "the film is under way")
+    site.drop(picture(live.files / "quick.png", seed=5))
+    site.wait_for("quick.png", "done")
+    assert site.jobs_of("long.mp4")[0].state == "running"
+    site.command("cancel", str(site.jobs_of("long.mp4")[0].id))
+    site.wait_for("long.mp4", "cancelled")
+
+
+def test_a_film_is_cancelled_and_tried_again_from_where_it_was(live: Live, undisturbed: Path) -> None:
+    site = live.site
+    source = live.files / "cancelled.mp4"
+    shutil.copy(live.files / "undisturbed.mp4", source)
+    site.drop(source)
+    wait_until(lambda: site.finished("cancelled.mp4") != {}, "the film is under way")
+    job = site.jobs_of("cancelled.mp4")[0].id
+    assert f"job {job} is being cancelled" in site.command("cancel", str(job))
+    site.wait_for("cancelled.mp4", "cancelled")
+    before = site.finished("cancelled.mp4")
+    assert not (site.outbox / "cancelled.mp4").exists()
+    assert f"job {job} is queued again" in site.command("retry", str(job))
+    site.wait_for("cancelled.mp4", "done")
+    after = site.finished("cancelled.mp4")
+    assert 0 < len(before) < len(after) == CHUNKS
+    assert before.items() <= after.items(), "finished chunks are not computed again"
+    assert (site.outbox / "cancelled.mp4").read_bytes() == undisturbed.read_bytes()
+
+
+def test_pause_and_resume(live: Live) -> None:
+    site = live.site
+    site.command("pause")
+    wait_until(lambda: site.status()["daemon"]["held"] == "paused", "it has heard")
+    site.drop(picture(live.files / "waits.png", seed=6))
+    site.drop(picture(live.files / "dropped.png", seed=6))
+    site.wait_for("waits.png", "queued")
+    cancelled = site.wait_for("dropped.png", "queued")
+    assert f"job {cancelled.id} is cancelled" in site.command("cancel", str(cancelled.id))
+    assert site.status()["paused_since"] is not None
+    resumed = time.time()
+    site.command("resume")
+    row = site.wait_for("waits.png", "done")
+    assert row.started is not None
+    assert row.started >= resumed
+    assert site.jobs_of("dropped.png")[0].state == "cancelled"
+
+
+def test_a_failed_job_is_tried_again_on_request(live: Live) -> None:
+    site = live.site
+    (live.files / "hopeless.mp4").write_text("nothing")
+    site.drop(live.files / "hopeless.mp4")
+    row = site.wait_for("hopeless.mp4", "failed")
+    site.command("retry", str(row.id))
+    with Store.open(site.state / STORE_FILE) as store:
+        wait_until(lambda: len(store.attempts(row.id)) == 2, "a second attempt")
+        wait_until(lambda: store.job(row.id).state == "failed", "it failed again")
+
+
+def test_a_killed_worker_is_replaced(live: Live, undisturbed: Path) -> None:
+    site = live.site
+    source = live.files / "bereft.mp4"
+    shutil.copy(live.files / "undisturbed.mp4", source)
+    site.drop(source)
+    wait_until(lambda: site.finished("bereft.mp4") != {}, "the film is under way")
+    for pid in site.workers():
+        os.kill(pid, signal.SIGKILL)
+    row = site.wait_for("bereft.mp4", "done")
+    said = "attempt 1 of 3: the worker on cpu was killed by SIGKILL"
+    assert f"job {row.id}: bereft.mp4: {said}" in site.log
+    assert said in "\n".join(json.loads(site.command("jobs", "show", str(row.id), "--json"))["log"])
+    assert (site.outbox / "bereft.mp4").read_bytes() == undisturbed.read_bytes()
+
+
+def test_settings_are_read_again_for_new_jobs(live: Live) -> None:
+    site = live.site
+    before = site.config.read_text()
+    try:
+        site.configure(presets=presets(site.path), scale=2, settle_seconds=0.2)
+        os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: "settings were read again" in site.log, "valid settings are taken")
+        assert "settle_seconds: changes need a restart" in site.log
+        site.config.write_text(before + "\nscale: 9\nlimits: {stall_seconds: no}\nnonsense: 1\n")
+        os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: "settings were not changed" in site.log, "wrong settings are refused")
+        (line,) = [line for line in site.log.splitlines() if "settings were not changed" in line]
+        for name in ("scale", "limits.stall_seconds", "nonsense"):
+            assert name in line
+        site.drop(picture(live.files / "half.png", seed=7))
+        site.wait_for("half.png", "done")
+        with Image.open(site.outbox / "half.png") as image:
+            assert image.size == (32, 24), "the last valid settings hold"
+    finally:
+        site.config.write_text(before)
+        os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: site.log.count("settings were read again") == 2, "the old settings are back")
+
+
+def test_a_second_daemon_is_refused(live: Live) -> None:
+    finished = live.site.run("run", "-c", live.site.config)
+    assert finished.code == 2
+    assert "another daemon is running" in finished.err
+    assert "Traceback" not in finished.err
+
+
+def test_status_and_jobs_for_scripts(live: Live, undisturbed: Path) -> None:
+    site = live.site
+    status = site.status()
+    assert status["daemon"]["pid"] == live.pid
+    assert status["daemon"]["devices"] == ["cpu"]
+    assert status["daemon"]["watching"] == "inotify"
+    assert status["daemon"]["problem"] is None
+    assert status["jobs"]["done"] >= 1
+    lines = [json.loads(line) for line in site.command("jobs", "--state", "done", "--json").splitlines()]
+    (row,) = [line for line in lines if line["relative"] == "undisturbed.mp4"]
+    shown = json.loads(site.command("jobs", "show", str(row["id"]), "--json"))
+    assert [each["after"] for each in shown["transitions"]] == ["queued", "running", "done"]
+    assert len(shown["chunks"]) == CHUNKS
+    assert shown["output"] == str(undisturbed)
+
+
+def test_lines_about_a_job_say_which(live: Live, undisturbed: Path) -> None:
+    (row,) = live.site.jobs_of("undisturbed.mp4")
+    (line,) = [line for line in live.site.log.splitlines() if f"-> {undisturbed}" in line]
+    assert f" job {row.id}: undisturbed.mp4 -> " in line
+
+
+def test_the_parent_never_loads_torch(live: Live, undisturbed: Path) -> None:
+    assert "libtorch" not in Path(f"/proc/{live.pid}/maps").read_text()
+    assert undisturbed.exists()
+
+
+def test_idle_it_costs_next_to_nothing(live: Live, undisturbed: Path) -> None:
+    """After films and pictures. Measured: 0.6 % of a core and 93 MiB (`pytest -rP` shows it)."""
+    began, used = time.monotonic(), cpu_seconds(live.pid)
+    wait_until(lambda: time.monotonic() - began > 10, "ten seconds pass")
+    share = (cpu_seconds(live.pid) - used) / (time.monotonic() - began)
+    print(f"{share:.2%} of a core, {resident_mib(live.pid):.1f} MiB")
+    assert share < 0.02
+    assert resident_mib(live.pid) < 150
+
+
+def test_nothing_is_left_behind(live: Live, undisturbed: Path) -> None:
+    """Neither hidden files in the outbox nor pieces of work that is done."""
+    assert live.site.chunks() == [] or live.site.jobs_of("long.mp4")[0].state == "cancelled"
+    done = {f"job-{row.id}" for row in live.site.jobs() if row.state == "done"}
+    wait_until(lambda: not done & {path.name for path in live.site.state.glob("*/*")}, "rooms are cleared")
+    assert [path for path in live.site.outbox.rglob(".*")] == []
+
+
+# Starting, stopping, dying
+
+
+def test_sigterm_lets_chunks_finish_and_the_next_start_goes_on(site: Site, undisturbed: Path) -> None:
+    shutil.copy(undisturbed.parents[1] / "files/undisturbed.mp4", site.path / "film.mp4")
+    picture(site.path / "p.png")
+    site.drop(site.path / "film.mp4")
+    with site.daemon() as process:
+        wait_until(lambda: len(site.chunks()) >= 1, "a finished chunk")
+        assert stop(process) == 0
+    assert "stopping when the chunks under way are finished" in site.log
+    row = site.jobs_of("film.mp4")[0]
+    assert (row.state, row.reason, row.attempts) == ("queued", "the daemon stopped", 0)
+    finished = len(site.chunks())
+    assert finished == len(site.finished("film.mp4")), "what is there was written down"
+    assert 1 <= finished < CHUNKS
+    site.command("pause")
+    with site.daemon() as process:
+        site.drop(site.path / "p.png")
+        site.wait_for("p.png", "queued")
+        assert site.jobs_of("film.mp4")[0].state == "queued", "it was paused while it did not run"
+        site.command("resume")
+        site.wait_until_all_ended(2)
+        assert stop(process) == 0
+    assert f"{FRAMES} frames in {CHUNKS} chunks, {CHUNKS - finished} to do" in site.log
+    assert (site.outbox / "film.mp4").read_bytes() == undisturbed.read_bytes()
+    with site.daemon() as process:
+        site.drop(site.path / "p.png", "later.png")
+        site.wait_for("later.png", "done")
+        assert stop(process) == 0
+    assert len(site.jobs()) == 3, "what was there before is not accepted again"
+    assert sorted(contents(site.outbox)) == ["film.mp4", "later.png", "p.png"]
+    assert site.litter() == []
+
+
+@pytest.mark.parametrize(
+    ("drain_seconds", "signals", "said"),
+    [(600, 2, "stopped at once"), (1, 1, "chunks under way were given up after 1 s")],
+)
+def test_patience_ends(site: Site, drain_seconds: int, signals: int, said: str) -> None:
+    """With the second signal, or when a chunk takes too long: it is begun anew next time."""
+    slow = Path(__file__).parent / "data/tiny-random"
+    site.configure(
+        model=str(slow),
+        limits={"drain_seconds": drain_seconds},
+        video={"chunk_frames": 1000, "preset": "ultrafast"},
+    )
+    site.drop(film(site.path / "film.mp4", 200))
+    with site.daemon() as process:
+        wait_until(lambda: list(site.state.glob("work/**/chunk-*.partial")) != [], "a chunk is begun")
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping when" in site.log, "it has heard the first")
+        if signals == 2:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 0
+        assert time.monotonic() - began < 15
+    assert said in site.log
+    assert "Traceback" not in site.log
+    (row,) = site.jobs()
+    assert (row.state, row.attempts) == ("queued", 0)
+    assert contents(site.outbox) == {}
+
+
+def test_kill_9_costs_only_what_was_not_finished(site: Site, undisturbed: Path) -> None:
+    shutil.copy(undisturbed.parents[1] / "files/undisturbed.mp4", site.path / "film.mp4")
+    site.drop(site.path / "film.mp4")
+    recorded: dict[int, float] = {}
+    for at_least in (1, 3):
+        with site.daemon() as process:
+            wait_until(lambda at_least=at_least: len(site.finished("film.mp4")) >= at_least, "chunks")  # type: ignore[misc]
+            kill(process)
+        now = site.finished("film.mp4")
+        assert recorded.items() <= now.items()
+        recorded = now
+    assert contents(site.outbox) == {}
+    with site.daemon() as process:
+        site.wait_until_all_ended(1)
+        assert stop(process) == 0
+    assert recorded.items() <= site.finished("film.mp4").items()
+    with Store.open(site.state / STORE_FILE) as store:
+        went = ["queued", "running", "queued", "running", "queued", "running", "done"]
+        assert [each.after for each in store.transitions(1)] == went
+        assert store.job(1).attempts == 1, "it is not the film's fault"
+    assert (site.outbox / "film.mp4").read_bytes() == undisturbed.read_bytes()
+    assert site.litter() == []
+
+
+def test_a_worker_that_hangs_is_killed(site: Site, undisturbed: Path) -> None:
+    """The time allowed must suffice for loading the model, so it follows how long that takes here."""
+    shutil.copy(undisturbed.parents[1] / "files/undisturbed.mp4", site.path / "film.mp4")
+    site.drop(site.path / "film.mp4")
+    began = time.monotonic()
+    with site.daemon() as process:
+        wait_until(lambda: len(site.chunks()) >= 1, "a finished chunk")
+        loading = time.monotonic() - began
+        assert stop(process) == 0
+    stall = round(3 + 1.5 * loading)
+    site.configure(limits={"stall_seconds": stall})
+    chunks = len(site.chunks())
+    with site.daemon() as process:
+        wait_until(lambda: len(site.chunks()) > chunks, "another chunk")
+        for pid in site.workers():
+            os.kill(pid, signal.SIGSTOP)
+        site.wait_for("film.mp4", "done")
+        assert stop(process) == 0
+    assert f"made no progress for {stall} s and was killed" in site.log
+    assert (site.outbox / "film.mp4").read_bytes() == undisturbed.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"outbox": "inbox"}, "must not lie in outbox"),
+        ({"inbox": "outbox/inbox"}, "must not lie in outbox"),
+        ({"state_dir": "."}, "must not lie in state_dir"),
+        ({"failures": {"move_to": "inbox"}}, "must not lie in failures.move_to"),
+        ({"presets": {"a": {"originals": {"after": "archive", "archive": "."}}}}, "presets.a.originals"),
+        ({"inbox": None}, "inbox: a folder is needed"),
+        ({"model": "no-such-model"}, "no-such-model"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(site: Site, settings: dict[str, object], said: str) -> None:
+    site.configure(**settings)
+    finished = site.run("run", "-c", site.config)
+    assert finished.code == (1 if "model" in settings else 2)
+    assert said in finished.err
+    assert "Traceback" not in finished.err
+
+
+def test_kills_at_random_moments_break_no_promise(tmp_path: Path) -> None:
+    """`python -m tests.chaos` does more of it."""
+    told: list[str] = []
+    found = chaos.run(tmp_path, kills=8, seed=1, say=told.append)
+    assert found.daemons_killed + found.workers_killed == 8
