@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..records import InvsrError
 from .metrics import blurred, gaussian
 
 PATCH = 96
@@ -232,19 +233,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = [line for line in lines if line and not line.startswith("#")]
         pristine = fit(_photographs(given.photographs, names, given.longest_side), names)
         pristine.write(given.out)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, InvsrError) as error:
         parser.error(str(error))
     print(f"{given.out}: {pristine.patches} sharp patches of {len(names)} photographs")
 
 
 def _photographs(folder: Path, names: Sequence[str], longest_side: int) -> list[Tensor]:
-    """Each named photograph, [3,H,W] in [0,1]. Raises FileNotFoundError if one is missing."""
+    """Each named photograph, [3,H,W] in [0,1]. Raises ConfigError if one is missing."""
     from ..train.photographs import Photographs
 
     if not names:
         raise ValueError("the list names no photograph")
     found = [p for name in names for p in Photographs.load(folder, [name], [longest_side]).pictures]
-    return [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 for picture in found]
+    return [torch.from_numpy(each.pixels().copy()).permute(2, 0, 1).float() / 255 for each in found]
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ class Photographs:
         found = [Photograph(path, size) for path in paths for size in _sizes(path, longest_sides)]
         large = [photograph for photograph in found if min(photograph.size) >= smallest]
         if not large:
-            few = f"{len(found)}, none of them {smallest} pixels high and wide" if found else "none"
-            raise ConfigError(f"photographs below {folder}: {few}")
+            few = f": {len(found)} are not {smallest} pixels high and wide" if found else ""
+            raise ConfigError(f"no photographs found below {folder}{few}")
         log.info(
             "%d photographs of %d files; %d are too small", len(large), len(paths), len(found) - len(large)
         )
