@@ -71,7 +71,7 @@ def test_everything_that_ails_is_told_at_once_and_how_to_mend_it(tmp_path: Path)
             outbox=str(tmp_path / "notes.txt"),
             model="sd-turbo",
             models_dir=str(tmp_path / "models"),
-            presets={"archive": {"video": {"codec": "av1", "preset": "medium"}}},
+            presets={"archive": {"video": {"codec": "av1", "preset": "glacial"}}},
             limits={"min_free_space": "1000TiB"},
         )
     assert finished.code == 1
