@@ -58,7 +58,8 @@ for path; do
     parent=$path
     while [[ $parent != / ]]; do
         parent=$(dirname "$parent")
-        chmod a+x "$root$parent" # services' users get there, wherever the code was checked out
+        # Services' users get there, wherever the code was checked out; a folder shown already is as it is.
+        if [[ -w $root$parent ]]; then chmod a+x "$root$parent"; fi
     done
     mount --move "$folder/shared/$number" "$root$path"
 done
