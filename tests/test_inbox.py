@@ -383,22 +383,6 @@ def test_very_deep_folders(root: Path, caplog: pytest.LogCaptureFixture) -> None
     assert caplog.text.count("folders deep") == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read_is_tried_again(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    closed = put(root / "closed" / "x.mp4").parent
-    closed.chmod(0)
-    try:
-        with watched(root, rescan=0.2) as probe:
-            put(root / "y.mp4")
-            probe.until_names("y.mp4")
-            probe.until_scanned_again()
-            closed.chmod(0o700)
-            probe.until_names("closed/x.mp4", "y.mp4")
-    finally:
-        closed.chmod(0o700)
-    assert caplog.text.count("'closed' is skipped: the folder cannot be read: Permission denied") == 1
-
-
 # ---- what goes wrong with the watching
 
 
