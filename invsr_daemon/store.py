@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ MOVES: frozenset[tuple[State, State]] = frozenset(
 
 STORE_FILE = "jobs.sqlite"  # in the state folder
 BUSY_SECONDS = 30.0
+BUSY_PAUSE_SECONDS = 0.01
 FIRST_DELAY_SECONDS = 5
 LONGEST_DELAY_SECONDS = 600
 
@@ -582,7 +584,7 @@ class Store:
 def prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]]) -> None:
     """Make a connection durable and its file one of the latest version."""
     found = _version(database, path, len(migrations))  # before anything of a newer file is touched
-    database.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(database)
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     if found == len(migrations):
@@ -592,6 +594,19 @@ def prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Seque
         for statement in (each for migration in migrations[found:] for each in migration):
             database.execute(statement)
         database.execute(f"PRAGMA user_version = {len(migrations)}")
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Journal mode WAL. For this statement alone SQLite does not wait until another process is done."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_PAUSE_SECONDS)
 
 
 def _version(database: sqlite3.Connection, path: Path, newest: int) -> int:
