@@ -19,6 +19,7 @@ import av.error
 import numpy as np
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
+from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
@@ -129,6 +130,7 @@ class ChunkEncoder:
         self._reformatter = VideoReformatter()
         self._stream = _stream(container, info, settings, scale)
         self._range = self._stream.codec_context.color_range
+        self._decoded = 0
 
     def encode(self, restored: RgbFrame) -> None:
         """Encode one frame; its timestamp is in the source's time_base."""
@@ -146,10 +148,19 @@ class ChunkEncoder:
         )
         frame.pts = restored.pts + self._shift
         frame.time_base = self._info.time_base
-        self._container.mux(self._stream.encode(frame))
+        self._mux(self._stream.encode(frame))
 
     def flush(self) -> None:
-        self._container.mux(self._stream.encode(None))
+        self._mux(self._stream.encode(None))
+
+    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
+        """Write packets, their dts counted: x265 leaves it uninitialised where a chunk is shorter than its
+        delay, and the muxer would shift all times by that. `assemble` makes dts anew in any case.
+        """
+        for packet in packets:
+            packet.dts = self._decoded
+            self._decoded += 1
+            self._container.mux_one(packet)
 
 
 def _stream(
