@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,8 +20,8 @@ from PIL import Image
 from invsr_daemon import service
 from invsr_daemon.records import ConfigError
 
-from .command import Home
-from .conftest import DATA
+from .command import Home, wait_until
+from .daemons import film, picture
 from .systemd_box import SystemdBox, booted, unavailable
 
 PROGRAM = Path(sys.prefix) / "bin" / "invsr-daemon"
@@ -57,17 +61,84 @@ NOTIFYING = """
         time.sleep(watchdog_seconds() / 8)
 """
 
-# Another program in the service's sandbox.
-ONE_PICTURE = f"""[Service]
-Type=oneshot
-Restart=no
-WatchdogSec=0
+# Quick settings; the outbox lies where the sandbox hides everything else.
+CONFIG = """
+inbox: /srv/invsr/inbox
+state_dir: /var/lib/invsr-daemon
+outbox: /home/somebody/outbox
+settle_seconds: 0.1
+watch: {rescan_seconds: 2}
+video: {chunk_frames: 8, preset: ultrafast}
+"""
+# A busy machine may take its time; and where the service must not write, it cannot.
+PATIENT = """[Service]
 TimeoutStartSec=infinity
+RestartSec=0
 Nice=0
-ExecStart=
-ExecStart={PROGRAM} process /srv/invsr/inbox/picture.png -o /home/somebody/outbox/ --model /srv/model
 ExecStartPost=/bin/bash -c '! touch /srv/invsr/other && ! touch /etc/other'
 """
+SHORT_STOP = "[Service]\nTimeoutStopSec=4\n"
+SHORT_WATCHDOG = "[Service]\nWatchdogSec=8\n"
+UNIT = "invsr-daemon"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The service in a box; its folders as seen from outside, its jobs as its commands tell."""
+
+    box: SystemdBox
+    files: Path
+
+    @property
+    def config(self) -> Path:
+        return self.box.path("/etc/invsr-daemon/config.yaml")
+
+    @property
+    def inbox(self) -> Path:
+        return self.box.path("/srv/invsr/inbox")
+
+    @property
+    def outbox(self) -> Path:
+        return self.box.path("/home/somebody/outbox")
+
+    @property
+    def log(self) -> str:
+        return self.box.journal(UNIT)
+
+    def drop(self, source: Path) -> None:
+        """Have a file appear in the inbox, whole."""
+        hidden = self.inbox / f".{source.name}"
+        shutil.copy(source, hidden)
+        hidden.rename(self.inbox / source.name)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """All that is known of a file's job; nothing if it has none yet."""
+        listed = self.box.must(PROGRAM, "jobs", "--json", "-c", service.CONFIG)
+        rows = [json.loads(line) for line in listed.splitlines()]
+        ids = [str(row["id"]) for row in rows if row["relative"] == name]
+        if not ids:
+            return {}
+        shown = self.box.must(PROGRAM, "jobs", "show", ids[0], "--json", "-c", service.CONFIG)
+        return dict(json.loads(shown))
+
+    def finished(self, name: str) -> dict[int, float]:
+        """When each finished chunk of a file was written down."""
+        chunks = self.job(name).get("chunks", [])
+        return {each["index"]: each["finished"] for each in chunks if each["finished"] is not None}
+
+    def wait_until_done(self, name: str) -> None:
+        wait_until(lambda: self.job(name).get("state") == "done", f"{name} is done")
+
+    def restarts(self) -> int:
+        return int(self.box.show(UNIT, "NRestarts"))
+
+    def kill(self, signal: str) -> None:
+        """Send a signal to the daemon, not to its workers."""
+        self.box.must("systemctl", "kill", "--kill-whom=main", f"--signal={signal}", UNIT)
+
+    def wait_until_restarted(self, before: int) -> None:
+        wait_until(lambda: self.restarts() > before, "it is started again")
+        self.box.wait_for(UNIT, "ActiveState", "active")
 
 
 @pytest.fixture
@@ -231,27 +302,109 @@ def test_systemd_hears_what_is_notified(box: SystemdBox) -> None:
 
 
 @needs_systemd
-def test_the_installed_service_restores_a_picture_in_its_sandbox(box: SystemdBox) -> None:
+def test_only_root_installs(box: SystemdBox) -> None:
     nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
     refused = box.run(*nobody, PROGRAM, "service", "install")
     assert (refused.code, "root" in refused.err) == (2, True)
 
-    # The outbox where the sandbox hides everything else.
-    box.must(PROGRAM, "service", "install", "--outbox", "/home/somebody/outbox")
-    assert box.show("invsr-daemon", "LoadState") == "loaded"
+
+@pytest.fixture(scope="module")
+def served(box: SystemdBox, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """Installed, and started: systemd waited until it said that it is ready."""
+    served = Served(box, tmp_path_factory.mktemp("served"))
+    served.config.parent.mkdir()
+    served.config.write_text(CONFIG)
+    box.must(PROGRAM, "service", "install")
+    box.add_unit(f"{UNIT}.service.d/patient.conf", PATIENT)
+    started = box.run("systemctl", "start", UNIT)
+    assert started.code == 0, served.log
+    return served
+
+
+@needs_systemd
+def test_the_service_starts_and_says_so(served: Served) -> None:
+    box = served.box
     assert "render" in box.must("id", "invsr-daemon")
     assert "drwxrws---" in box.must("ls", "-ld", "/srv/invsr/inbox")
+    assert (box.show(UNIT, "ActiveState"), box.show(UNIT, "Type")) == ("active", "notify")
+    wait_until(lambda: "0 running, 0 queued" in box.show(UNIT, "StatusText"), "it tells what it does")
+    exposure = box.must("systemd-analyze", "--no-pager", "security", "--threshold=15", UNIT)
+    print(exposure.splitlines()[-1])
 
-    Image.new("RGB", (16, 16), (200, 30, 90)).save(box.path("/srv/invsr/inbox/picture.png"))
-    shutil.copytree(DATA / "tiny-random", box.path("/srv/model"))
-    box.add_unit("invsr-daemon.service.d/once.conf", ONE_PICTURE)
-    started = box.run("systemctl", "start", "invsr-daemon")
-    assert started.code == 0, box.journal("invsr-daemon")
-    result = box.path("/home/somebody/outbox/picture.png")
-    with Image.open(result) as picture:
-        assert picture.size == (64, 64)
+
+@needs_systemd
+def test_killed_it_is_started_again_and_goes_on(served: Served) -> None:
+    served.drop(picture(served.files / "picture.png"))
+    served.wait_until_done("picture.png")
+    result = served.outbox / "picture.png"
+    with Image.open(result) as image:
+        assert image.size == (64, 48)
     assert result.stat().st_mode & 0o777 == 0o660
+    assert result.stat().st_gid == served.inbox.stat().st_gid
 
-    box.must(PROGRAM, "service", "uninstall")
-    assert not box.path(service.UNIT).exists()
-    assert result.exists()
+    served.drop(film(served.files / "film.mp4"))
+    wait_until(lambda: served.finished("film.mp4") != {}, "a chunk is finished")
+    before, restarts = served.finished("film.mp4"), served.restarts()
+    served.kill("KILL")
+    served.wait_until_restarted(restarts)
+    served.wait_until_done("film.mp4")
+    assert before.items() <= served.finished("film.mp4").items(), "no finished chunk is computed again"
+    assert (served.outbox / "film.mp4").exists()
+
+
+@needs_systemd
+def test_a_reload_is_for_new_jobs(served: Served) -> None:
+    served.config.write_text(f"{CONFIG}scale: 2\n")
+    pid = served.box.show(UNIT, "MainPID")
+    served.box.must("systemctl", "reload", UNIT)
+    wait_until(lambda: "settings were read again" in served.log, "it has read them")
+    assert served.box.show(UNIT, "MainPID") == pid
+    served.drop(picture(served.files / "half.png"))
+    served.wait_until_done("half.png")
+    with Image.open(served.outbox / "half.png") as image:
+        assert image.size == (32, 24)
+
+
+@needs_systemd
+def test_a_stop_lets_the_chunk_under_way_finish(served: Served) -> None:
+    """Longer than systemd would wait, had the daemon not asked for time."""
+    box = served.box
+    box.add_unit(f"{UNIT}.service.d/stop.conf", SHORT_STOP)
+    served.drop(film(served.files / "long.mp4", 200))
+    wait_until(lambda: served.finished("long.mp4") != {}, "a chunk is finished")
+    before = served.finished("long.mp4")
+    worker = box.must("pgrep", "--full", "invsr_daemon.worker").split()[0]
+    box.must("kill", "-STOP", worker)
+    box.must("systemctl", "stop", "--no-block", UNIT)
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 6, "more time passes than TimeoutStopSec=")
+    assert box.show(UNIT, "ActiveState") == "deactivating"
+    box.must("kill", "-CONT", worker)
+    box.wait_for(UNIT, "ActiveState", "inactive")
+    assert box.show(UNIT, "Result") == "success"
+    job, after = served.job("long.mp4"), served.finished("long.mp4")
+    assert (job["state"], job["reason"]) == ("queued", "the daemon stopped")
+    assert len(after) > len(before), "the chunk under way was finished"
+    box.must(PROGRAM, "cancel", str(job["id"]), "-c", service.CONFIG)
+
+
+@needs_systemd
+def test_hung_it_is_started_again(served: Served) -> None:
+    box = served.box
+    box.add_unit(f"{UNIT}.service.d/watchdog.conf", SHORT_WATCHDOG)
+    box.must("systemctl", "restart", UNIT)
+    fed = box.show(UNIT, "WatchdogTimestampMonotonic")
+    wait_until(lambda: box.show(UNIT, "WatchdogTimestampMonotonic") != fed, "it feeds the watchdog")
+    restarts = served.restarts()
+    served.kill("STOP")
+    served.wait_until_restarted(restarts)
+    assert "Watchdog timeout" in served.log
+
+
+@needs_systemd
+def test_uninstalled_it_leaves_what_it_made(served: Served) -> None:
+    served.box.must(PROGRAM, "service", "uninstall")
+    assert served.box.show(UNIT, "ActiveState") == "inactive"
+    assert not served.box.path(service.UNIT).exists()
+    assert (served.outbox / "film.mp4").exists()
+    assert served.config.exists(), "it was written by hand"
