@@ -27,9 +27,10 @@ from .intake import Intake, room_of, runner_job, thaw
 from .model import hub
 from .notify import Notifier
 from .outbox import obstacle
+from .plans import Plan, frames_of
 from .pool import Pool
 from .records import ConfigError, DiskFullError, InvsrError, ResourceError, Task, VideoTask
-from .runner import Interrupted, Plan, Result, clear_room, frames_of, run_job
+from .runner import Interrupted, Result, clear_room, run_job
 from .status import Status, only_daemon
 from .store import STORE_FILE, JobRow, Kind, State, Store, retry_delay
 from .tidying import GONE, REPLACED, still_the_same, tidied

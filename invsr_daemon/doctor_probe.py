@@ -11,20 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .media.colour import BT709, STUDIO
-from .media.decode import RgbFrame
-from .media.encode import open_chunk
-from .records import Chunk, Colour, InvsrError, VideoInfo, VideoSettings
-
-# Hardware encoders refuse smaller pictures.
-SIDE = 256
+from .media.trial import encoding_problem
+from .records import VideoSettings
 
 
 def torch_and_devices() -> dict[str, Any]:
@@ -49,36 +39,6 @@ def _built_for(cuda: str | None, hip: str | None) -> str:
     if cuda:
         return f"CUDA {cuda}"
     return f"ROCm {hip}" if hip else "the CPU alone"
-
-
-def encoding_problem(settings: VideoSettings) -> str | None:
-    """Why a frame cannot be encoded with these settings, the way that jobs do it; None if it can."""
-    info = VideoInfo(
-        path=Path(),
-        container="",
-        stream=0,
-        codec="",
-        width=SIDE,
-        height=SIDE,
-        depth=8,
-        time_base=Fraction(1, 25),
-        rate=Fraction(25),
-        colour=Colour(BT709, BT709, BT709, STUDIO),
-        sample_aspect_ratio=None,
-        display_matrix=None,
-        others=(),
-        notes=(),
-    )
-    frame = RgbFrame(0, np.zeros((SIDE, SIDE, 3), np.uint8))
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with open_chunk(
-                Path(folder) / "try.nut", info, Chunk(0, 0, (0,), None), settings, 1.0
-            ) as encoder:
-                encoder.encode(frame)
-        except InvsrError as error:
-            return str(error)
-    return None
 
 
 def _settings(described: dict[str, Any]) -> VideoSettings:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from .config import Settings
 from .inbox import Arrival
-from .media.image import PICTURE_SUFFIXES
+from .media.suffixes import PICTURE_SUFFIXES
 from .model import hub
 from .outbox import Manners
+from .plans import Job, Target
 from .records import ConfigError
-from .runner import Job, Target
 from .store import JobRow, Kind, NewJob
 
 

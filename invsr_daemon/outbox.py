@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -72,20 +72,31 @@ def publish(
     Raises OutputExistsError if the name is taken, OutputError if there can be no such name,
     UnwritableError, DiskFullError.
     """
-    partial = _partial(final, key)
+    partial = begin(final, key)
     try:
+        with explaining(final.parent):
+            write(partial)
+        return finish(partial, final, manners, announce)
+    finally:
+        clear(final, key)
+
+
+def begin(final: Path, key: str) -> Path:
+    """The hidden file to fill for a result, not there yet, in a folder that is there."""
+    partial = _partial(final, key)
+    with explaining(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
-        write(partial)
+    return partial
+
+
+def finish(partial: Path, final: Path, manners: Manners, announce: Callable[[Imprint], None]) -> Imprint:
+    """Give a filled file its name, durably: see `publish`."""
+    with explaining(final.parent):
         _dress(partial, manners)
         sync(partial)
         imprint = _named(partial, final, manners.collision, announce)
         sync(final.parent)
-    except OSError as error:
-        raise explained(error, final.parent) from error
-    finally:
-        with suppress(OSError):  # gone already, or the folder is: no reason to hide the error above
-            partial.unlink()
     return imprint
 
 
@@ -94,8 +105,8 @@ def _partial(final: Path, key: str) -> Path:
 
 
 def clear(final: Path, key: str) -> None:
-    """Remove the hidden file of a run that was killed just when the result had got its name."""
-    with suppress(OSError):
+    """Remove the hidden file: of a result that has its name, or of one that will not get it."""
+    with suppress(OSError):  # gone already, or its folder is: no reason to hide an error before
         _partial(final, key).unlink()
 
 
@@ -163,6 +174,15 @@ def _linked(partial: Path, final: Path) -> bool:
             return False
         os.replace(partial, final)
     return True
+
+
+@contextmanager
+def explaining(folder: Path) -> Iterator[None]:
+    """Errors of the file system inside the block are about writing into a folder: see `explained`."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, folder) from error
 
 
 def explained(error: OSError, folder: Path) -> InvsrError:

@@ -1,7 +1,8 @@
-"""Worker processes, one per device, from the parent's side: start, hand over tasks, notice deaths.
+"""The processes that work for the parent, from its side: start, hand over requests, notice deaths.
 
-The parent never imports torch. A worker is a fresh interpreter that reads tasks from its stdin; when
-the parent goes away, stdin closes and the worker ends.
+Workers, one per device, and media processes, as many as are needed. The parent itself imports neither
+torch nor FFmpeg. Each is a fresh interpreter that reads requests from its stdin; when the parent goes
+away, stdin closes and it ends.
 """
 
 from __future__ import annotations
@@ -13,25 +14,27 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Self
 
 from . import records
-from .records import InvsrError, Task, WorkerLostError
+from .plans import Check, Job, Join, Look, Plan, Priority, Request, dump_request, plan_of
+from .records import InvsrError, Task, VideoSettings, WorkerLostError
 from .wire import dump_task
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-Priority = tuple[int, ...]
-LINE_LIMIT = 2**20
+LINE_LIMIT = 2**28  # a plan holds the time of every frame: two days of film
 STOP_SECONDS = 5.0
+IDLE_SECONDS = 10.0  # how long a media process is kept for the next file
 LAST_WORDS = 3
-# A worker's environment, where ours does not say otherwise.
+# A process's environment, where ours does not say otherwise.
 ENVIRONMENT = {
     # Waiting OpenMP threads that spin slow down everything else on the cores, by far.
     "OMP_WAIT_POLICY": "passive",
@@ -44,7 +47,7 @@ ENVIRONMENT = {
 
 @dataclass
 class _Process:
-    """A living worker process, and the task that passes on what it says."""
+    """A living process, and the task that passes on what it says."""
 
     handle: asyncio.subprocess.Process
     stdin: asyncio.StreamWriter
@@ -53,22 +56,22 @@ class _Process:
     listener: asyncio.Task[None]
 
 
-class Worker:
-    """One worker process. `run` one task at a time."""
+class Child:
+    """A process that answers one request at a time, started when it is needed."""
 
-    def __init__(self, device: str, threads: int, stall_seconds: float | None = None) -> None:
-        self.device = device
-        self._threads = threads
+    def __init__(self, name: str, module: str, arguments: Sequence[str], stall_seconds: float | None) -> None:
+        self.name = name
+        self._command = ("-m", module, *arguments)
         self._stall_seconds = stall_seconds
         self._process: _Process | None = None
         self._context = Context()
 
-    async def run(self, task: Task, progress: Progress) -> float:
-        """Do a task; its seconds. Raises what the worker reports, or WorkerLostError if it dies or stalls."""
-        self._context = copy_context()  # what the worker says from now on is about this job
+    async def ask(self, line: str, progress: Progress) -> dict[str, Any]:
+        """Have a request answered. Raises what the process reports; WorkerLostError if it dies or stalls."""
+        self._context = copy_context()  # what it says from now on is about this job
         process = self._process = self._process or await self._started()
         try:
-            process.stdin.write(dump_task(task).encode())
+            process.stdin.write(line.encode())
             await process.stdin.drain()
         except ConnectionError as error:
             raise await self._lost(process) from error
@@ -77,7 +80,7 @@ class Worker:
             if event["event"] == "progress":
                 progress(int(event["frames"]))
             elif event["event"] == "done":
-                return float(event["seconds"])
+                return event
             elif event["event"] == "failed":
                 raise _raised(event)
 
@@ -101,7 +104,7 @@ class Worker:
         await process.listener
 
     async def kill(self) -> None:
-        """End the process now; the next task gets a new one."""
+        """End the process now; the next request gets a new one."""
         if self._process is not None:
             _kill(self._process)
             await self._lost(self._process)
@@ -109,9 +112,7 @@ class Worker:
     async def _started(self) -> _Process:
         handle = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "invsr_daemon.worker",
-            *("--device", self.device, "--threads", str(self._threads)),
+            *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -134,7 +135,7 @@ class Worker:
             _kill(process)
             await self._lost(process)
             silence = f"made no progress for {self._stall_seconds:g} s and was killed"
-            raise WorkerLostError(f"the worker on {self.device} {silence}") from error
+            raise WorkerLostError(f"{self.name} {silence}") from error
         if not line.endswith(b"\n"):
             raise await self._lost(process)
         event: dict[str, Any] = json.loads(line)
@@ -146,14 +147,14 @@ class Worker:
         await process.listener
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         words = " | ".join(process.last_words)
-        return WorkerLostError(f"the worker on {self.device} {how}" + (f": {words}" if words else ""))
+        return WorkerLostError(f"{self.name} {how}" + (f": {words}" if words else ""))
 
     async def _listen(self, stderr: asyncio.StreamReader, words: list[str]) -> None:
-        """Pass on what the worker says, and keep its last words for an error message."""
+        """Pass on what the process says, and keep its last words for an error message."""
         while line := await stderr.readline():
             text = line.decode(errors="replace").rstrip()
             words[:] = [*words[1 - LAST_WORDS :], text]
-            self._context.run(log.warning, "worker on %s: %s", self.device, text)
+            self._context.run(log.warning, "%s: %s", self.name, text)
 
 
 def _kill(process: _Process) -> None:
@@ -165,6 +166,76 @@ def _raised(event: dict[str, Any]) -> InvsrError:
     kind = getattr(records, event["kind"])
     error: InvsrError = kind(event["message"])
     return error
+
+
+class Worker(Child):
+    """One worker process, on a device of its own."""
+
+    def __init__(self, device: str, threads: int, stall_seconds: float | None = None) -> None:
+        arguments = ("--device", device, "--threads", str(threads))
+        super().__init__(f"the worker on {device}", "invsr_daemon.worker", arguments, stall_seconds)
+        self.device = device
+
+    async def run(self, task: Task, progress: Progress) -> float:
+        """Do a task; its seconds. Raises as `ask` does."""
+        return float((await self.ask(dump_task(task), progress))["seconds"])
+
+
+class MediaProcesses:
+    """Processes that read strangers' files: as many as are asked at once, and none for long when idle."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Child, asyncio.TimerHandle] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def look(self, job: Job) -> Plan:
+        """The plan of a job. Raises InputError, ConfigError, WorkerLostError."""
+        return plan_of(await self._ask(Look(job)))
+
+    async def join(self, plan: Plan, partial: Path) -> None:
+        """Put a plan's pieces together in `partial`. Raises InputError, OutputError, ResourceError."""
+        await self._ask(Join(plan, partial))
+
+    async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:
+        """For each of these settings why no film can be encoded with it, if so. Raises WorkerLostError."""
+        problems: list[str | None] = await self._ask(Check(tuple(settings)))
+        return problems
+
+    async def stop(self) -> None:
+        while self._idle:
+            self._retire(next(iter(self._idle)))
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+
+    async def _ask(self, request: Request) -> Any:
+        """Cancelled meanwhile, the process is killed: it would go on otherwise."""
+        child = self._taken()
+        try:
+            return (await child.ask(dump_request(request), _no_progress))["answer"]
+        except asyncio.CancelledError:
+            await child.kill()
+            raise
+        finally:
+            if child.pid is not None:
+                loop = asyncio.get_running_loop()
+                self._idle[child] = loop.call_later(IDLE_SECONDS, self._retire, child)
+
+    def _taken(self) -> Child:
+        if not self._idle:
+            return Child("the media process", "invsr_daemon.media_process", (), None)
+        child, retiring = self._idle.popitem()
+        retiring.cancel()
+        return child
+
+    def _retire(self, child: Child) -> None:
+        self._idle.pop(child).cancel()
+        leaving = asyncio.create_task(child.stop())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+
+def _no_progress(frames: int) -> None:
+    pass
 
 
 @dataclass
@@ -180,6 +251,7 @@ class Pool:
 
     def __init__(self, devices: tuple[str, ...], threads: int, stall_seconds: float | None = None) -> None:
         self.workers = [Worker(device, threads, stall_seconds) for device in devices]
+        self.media = MediaProcesses()
         self._idle = list(self.workers)
         self._waiting: list[tuple[Priority, int, _Waiter]] = []
         self._asked = count()
@@ -189,12 +261,7 @@ class Pool:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await asyncio.gather(*(worker.stop() for worker in self.workers))
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """The worker processes that live at this moment."""
-        return tuple(worker.pid for worker in self.workers if worker.pid is not None)
+        await asyncio.gather(self.media.stop(), *(worker.stop() for worker in self.workers))
 
     @property
     def busy(self) -> int:

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from .config import Settings, load
 from .devices import choose_devices
-from .media.image import PICTURE_SUFFIXES
-from .media.source import FILM_SUFFIXES
+from .media.suffixes import FILM_SUFFIXES, PICTURE_SUFFIXES
 from .model import hub
 from .outbox import Manners
+from .plans import Job, Plan, Target
 from .pool import Pool
 from .records import ConfigError, InvsrError, Task
-from .runner import Interrupted, Job, Plan, Result, Target, run_job
+from .runner import Interrupted, Result, run_job
 
 log = logging.getLogger(__name__)
 

@@ -149,6 +149,15 @@ class Film:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where a film goes: its container, and which other streams of the source go with it."""
+
+    container: str
+    copied: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImageInfo:
     """A picture as its header describes it; `depth` is bits per channel, 8 or 16."""
 

@@ -8,110 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import json
 import logging
 import shutil
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from . import __version__
-from .config import Settings
 from .durable import sync_rename
-from .media.assemble import SUFFIXES, ChunkFile, Layout, assemble, plan_layout
-from .media.encode import film_size
-from .media.image import SUFFIX, image_format, probe_image
-from .media.probe import plan_chunks, probe_video
-from .media.source import check_regular
-from .media.verify import verify_film, verify_picture
-from .outbox import Imprint, Manners, check_free, clear, explained, publish
-from .pool import Pool, Priority, Worker
-from .records import (
-    ConfigError,
-    Film,
-    ImageInfo,
-    ImageTask,
-    InputError,
-    InvsrError,
-    ModelSettings,
-    Task,
-    VideoTask,
-    WorkerLostError,
-    WorkersLostError,
-    output_size,
-)
+from .outbox import Imprint, begin, check_free, clear, explained, finish
+from .plans import Job, Plan, frames_of
+from .pool import Pool, Worker
+from .records import InputError, InvsrError, Task, WorkerLostError, WorkersLostError
 
 log = logging.getLogger(__name__)
 
-
-# What tells one input from another without reading it: path, inode, size, time of last change.
-Identity = tuple[str, int, int, int]
-
-
-# Another version of these may give other bytes: chunks of both must not meet in one film.
-DECISIVE_PACKAGES = ("torch", "diffusers", "av", "pillow")
+T = TypeVar("T")
 
 
 class Interrupted(InvsrError):
     """Stopped on request; the same job resumes where it was."""
 
     retryable = True
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a result goes. Without `suffix` the result's format decides it."""
-
-    folder: Path
-    stem: str
-    suffix: str | None = None
-
-    def path(self, suffix: str) -> Path:
-        return self.folder / f"{self.stem}{self.suffix or suffix}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and everything that decides its result. `source` is absolute and no symlink.
-
-    `name` tells apart jobs that agree in all else; `priority`: lower ones get workers first. `room` is
-    a folder for all that is kept of the job, whatever its key becomes: see `clear_room`.
-    """
-
-    source: Path
-    target: Target
-    settings: Settings
-    model: ModelSettings
-    model_fingerprint: str
-    name: str
-    manners: Manners
-    priority: Priority = ()
-    room: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A job looked at: its work, in order, and where the pieces and the result go."""
-
-    job: Job
-    identity: Identity
-    key: str
-    work: Path
-    output: Path
-    frames: int
-    tasks: tuple[Task, ...]
-    film: Film | None
-    layout: Layout | None
-    notes: tuple[str, ...]
-
-    def waiting(self) -> tuple[Task, ...]:
-        """Tasks whose file is not there yet."""
-        return tuple(task for task in self.tasks if not task.output.exists())
 
 
 @dataclass(frozen=True)
@@ -145,92 +65,16 @@ class Observer(Protocol):
     def ended(self, plan: Plan) -> None: ...
 
 
-def plan_job(job: Job) -> Plan:
-    """Look at a job's input. Raises InputError, ConfigError or OutputExistsError."""
-    identity = _identity(job.source)
-    image = probe_image(job.source, job.settings.limits.max_input_pixels)
-    plan = _plan_film(job, identity) if image is None else _plan_image(job, identity, image)
-    if _published_before(plan) is None:
-        check_free(plan.output, job.manners.collision)
-    return plan
-
-
-def _identity(source: Path) -> Identity:
-    found = check_regular(source)
-    return str(source), found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _key(job: Job, identity: Identity, *writing: object) -> str:
-    model = asdict(job.model) | {"model": job.model_fingerprint}
-    threads = job.settings.limits.cpu_threads
-    versions = [__version__, *(version(package) for package in DECISIVE_PACKAGES)]
-    parts = [versions, identity, model, threads, job.name, *(repr(each) for each in writing)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _plan_film(job: Job, identity: Identity) -> Plan:
-    settings = job.settings
-    film = probe_video(job.source, settings.limits.max_input_pixels)
-    video = settings.video_settings()
-    _check_output(*film_size(film.info, video, job.model.scale), settings.limits.max_output_pixels)
-    layout = plan_layout(film.info, _container(job), video.codec)
-    key = _key(job, identity, video, layout, settings.video.chunk_frames)
-    work = _work_folder(job, key)
-    tasks = tuple(
-        VideoTask(film.info, chunk, job.model, video, work / f"chunk-{chunk.index:06}.nut")
-        for chunk in plan_chunks(film, settings.video.chunk_frames)
-    )
-    notes = film.info.notes + layout.notes
-    output = job.target.path(f".{layout.container}")
-    return Plan(job, identity, key, work, output, len(film.pts), tasks, film, layout, notes)
-
-
-def _container(job: Job) -> str:
-    """The configured container, unless the target's name asks for one."""
-    if job.target.suffix is None:
-        return job.settings.video.container
-    wanted = job.target.suffix.lower()
-    if wanted not in SUFFIXES:
-        raise ConfigError(f"a film cannot be written as {wanted}, only as {', '.join(SUFFIXES)}")
-    return SUFFIXES[wanted]
-
-
-def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
-    settings = job.settings
-    _check_output(
-        *output_size(info.width, info.height, job.model.scale, even=False), settings.limits.max_output_pixels
-    )
-    image = settings.image_settings()
-    if job.target.suffix:
-        image = replace(image, format=job.target.suffix.removeprefix(".").lower())
-    format = image_format(info, image)
-    key = _key(job, identity, image)
-    work = _work_folder(job, key)
-    task = ImageTask(info, job.model, image, work / f"image{SUFFIX[format]}")
-    own = job.source.suffix.lower()
-    suffix = own if format == info.format and own else SUFFIX[format]
-    return Plan(job, identity, key, work, job.target.path(suffix), 1, (task,), None, None, ())
-
-
-def _check_output(width: int, height: int, most: int) -> None:
-    if width * height > most:
-        limit = f"the limit of {most} pixels (limits.max_output_pixels)"
-        raise InputError(f"the result of {width}x{height} would exceed {limit}")
-
-
-def _work_folder(job: Job, key: str) -> Path:
-    return job.settings.state_dir / "work" / job.room / key[:32]
-
-
 async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
     """Do a job. Raises InvsrError; Interrupted if `stopping` was set before the end.
 
     Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
-    plan = await asyncio.to_thread(plan_job, job)
+    plan = await _outliving(job, lambda: pool.media.look(job))
     if output := _published_before(plan):
         await asyncio.to_thread(_clean_up_after, plan)
         return Result(plan, output, 0, was_there=True)
+    check_free(plan.output, job.manners.collision)
     observer.planned(plan)
     try:
         return await _run_plan(plan, pool, observer, stopping)
@@ -245,7 +89,7 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
         observer.progress(plan, plan.frames - computed)
         try:
             await _Restoration(plan, pool, observer, stopping).run(waiting)
-            output = await _published(plan, stopping)
+            output = await _published(plan, pool, stopping)
         except InputError:
             await asyncio.to_thread(discard, plan)
             raise
@@ -253,23 +97,54 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
     return Result(plan, output, computed)
 
 
-async def _published(plan: Plan, stopping: asyncio.Event) -> Path:
-    """Publish on a thread. Cancelled meanwhile, it waits for that: an unwatched thread would go on.
+async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:
+    """Join the pieces in a hidden file and give it the result's name."""
+    try:
+        partial = await asyncio.to_thread(begin, plan.output, plan.key)
+        await _outliving(plan.job, lambda: pool.media.join(plan, partial))
+        return await _named(plan, partial, stopping)
+    finally:
+        await asyncio.to_thread(clear, plan.output, plan.key)
+
+
+async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
+    """Name the result on a thread. Cancelled meanwhile, it waits for that: an unwatched thread would go on.
 
     It does not wait if `stopping` is set: the process is about to end, and its threads with it.
     """
-    given_up = threading.Event()
-    publishing = asyncio.create_task(asyncio.to_thread(_publish, plan, given_up))
+    naming = asyncio.create_task(
+        asyncio.to_thread(
+            finish, partial, plan.output, plan.job.manners, lambda imprint: _note(plan, imprint)
+        )
+    )
     try:
-        return await asyncio.shield(publishing)
+        imprint = await asyncio.shield(naming)
     except asyncio.CancelledError:
-        given_up.set()
         if stopping.is_set():
             raise
-        await asyncio.wait([publishing])
-        if publishing.exception() is not None:
+        await asyncio.wait([naming])
+        if naming.exception() is not None:
             raise
-        return publishing.result()  # too late: it has its name
+        imprint = naming.result()  # too late: it has its name
+    return Path(imprint.output)
+
+
+async def _outliving(job: Job, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a media process; another one if it dies, for it may have been short of memory."""
+    most = job.settings.limits.worker_deaths
+    for attempt in range(1, most):
+        try:
+            return await ask()
+        except WorkerLostError as error:
+            log.warning("%s: attempt %d of %d: %s", job.source.name, attempt, most, error)
+    try:
+        return await ask()
+    except WorkerLostError as error:
+        raise _died_of_it(most, error) from error
+
+
+def _died_of_it(times: int, last: WorkerLostError) -> WorkersLostError:
+    return WorkersLostError(f"{times} processes died of it; the last: {last}")
 
 
 def discard(plan: Plan) -> None:
@@ -290,11 +165,6 @@ def clear_room(state_dir: Path, room: str) -> None:
     """Remove everything that is kept of a job: it will not be run again."""
     for folder in ("work", "done"):
         shutil.rmtree(state_dir / folder / room, ignore_errors=True)
-
-
-def frames_of(task: Task) -> int:
-    """How many frames a task restores."""
-    return len(task.chunk.pts) if isinstance(task, VideoTask) else 1
 
 
 class _Restoration:
@@ -346,7 +216,7 @@ class _Restoration:
                     log.warning("%s: attempt %d of %d: %s", source, attempt, most, error)
                     lost = worker
                     if attempt == most:
-                        raise WorkersLostError(f"{most} workers died of it; the last: {error}") from error
+                        raise _died_of_it(most, error) from error
                 else:
                     return
 
@@ -365,32 +235,6 @@ class _Restoration:
             self._observer.progress(self._plan, -told)
             raise
         self._observer.finished(self._plan, task, worker.device, seconds)
-
-
-def _publish(plan: Plan, given_up: threading.Event) -> Path:
-    """Assemble, verify, check that the input is still the same, and give the result its name."""
-
-    def write(partial: Path) -> None:
-        _write(plan, partial)
-        if given_up.is_set():
-            raise Interrupted("stopped")
-        if _identity(plan.job.source) != plan.identity:
-            raise InputError("it was changed while it was being restored")
-
-    imprint = publish(plan.output, plan.key, plan.job.manners, write, lambda imprint: _note(plan, imprint))
-    return Path(imprint.output)
-
-
-def _write(plan: Plan, partial: Path) -> None:
-    if plan.film is None or plan.layout is None:
-        (task,) = plan.tasks
-        assert isinstance(task, ImageTask)  # whatever is no film is a picture
-        shutil.copyfile(task.output, partial)
-        verify_picture(partial, task)
-        return
-    chunks = [ChunkFile(t.chunk, t.output) for t in plan.tasks if isinstance(t, VideoTask)]
-    assemble(plan.film, chunks, plan.layout, partial)
-    verify_film(partial, plan.film, plan.layout)
 
 
 def _note_file(plan: Plan) -> Path:

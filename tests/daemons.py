@@ -25,6 +25,7 @@ from .command import Home, processes_of, wait_until
 from .mediafiles import Sound, make_film
 
 WORKER = ("-m", "invsr_daemon.worker")
+MEDIA_PROCESS = ("-m", "invsr_daemon.media_process")
 CHUNK = 8
 
 
@@ -116,16 +117,23 @@ class Site(Home):
             finally:
                 if process.poll() is None:
                     kill(process)
-                self.wait_for_workers()
+                self.wait_for_children()
 
-    def wait_for_workers(self) -> None:
-        """A killed daemon's workers end when their stdin closes."""
-        wait_until(lambda: not self.workers(), "the workers follow their parent")
+    def wait_for_children(self) -> None:
+        """A killed daemon's processes end when their stdin closes."""
+        wait_until(lambda: not self.workers() | self.media_processes(), "they follow their parent")
 
     def workers(self) -> set[int]:
         """Living workers of this home's daemons."""
+        return self._living(WORKER)
+
+    def media_processes(self) -> set[int]:
+        """Those that plan jobs and join pieces at this moment, or have done so just now."""
+        return self._living(MEDIA_PROCESS)
+
+    def _living(self, command: tuple[str, ...]) -> set[int]:
         mark = f"XDG_STATE_HOME={self.path / 'state'}".encode()
-        return {pid for pid in processes_of(WORKER) if mark in _environment(pid)}
+        return {pid for pid in processes_of(command) if mark in _environment(pid)}
 
     def command(self, *arguments: str) -> str:
         """Run a command about this daemon; what it prints."""
@@ -224,10 +232,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def resident_mib(pid: int) -> float:
+def resident_bytes(pid: int) -> int:
     """Memory of a process that is its own or in files it has mapped."""
     (found,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found) / 1024
+    return int(found) * 1024
 
 
 def cpu_seconds(pid: int) -> float:

@@ -22,11 +22,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from invsr_daemon.media.assemble import ChunkFile, Layout, assemble, plan_layout
+from invsr_daemon.media.assemble import ChunkFile, assemble, plan_layout
 from invsr_daemon.media.decode import decode_chunk
 from invsr_daemon.media.encode import open_chunk
 from invsr_daemon.media.probe import plan_chunks, probe_video
-from invsr_daemon.records import Colour, Film, InputError, VideoSettings
+from invsr_daemon.records import Colour, Film, InputError, Layout, VideoSettings
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 RATE = 48000

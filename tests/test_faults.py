@@ -110,7 +110,7 @@ def assert_crashes_leave_no_trace(site: Site, source: Path, crash: Runner, resul
     site.drop(source)
     original = source.read_bytes()
     assert crash(Run(str(site.path), kill_at=1, kill_on=".part")) == -signal.SIGKILL
-    site.wait_for_workers()
+    site.wait_for_children()
     before = computed(site)
     seen: set[bytes] = set()
     points = 0

@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
-from ..records import Chunk, ConfigError, Film, InputError, OutputError, StreamInfo, VideoInfo
+from ..records import Chunk, ConfigError, Film, InputError, Layout, OutputError, StreamInfo, VideoInfo
 from .encode import chunk_origin, encoder_name, set_colour, writing_error, written_colour
 from .source import open_source
 
@@ -32,15 +32,6 @@ FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "nut": "nut"}
 STALE_METADATA = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
 MILLISECOND = Fraction(1, 1000)
 LARGEST_TIMESCALE = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a film goes: its container, and which other streams of the source go with it."""
-
-    container: str
-    copied: tuple[int, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,14 +49,19 @@ def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264") -> Layout:
     becomes MP4) unless more would be lost there than in Matroska, which holds nearly everything.
     Raises ConfigError for an unknown container, or one that cannot hold the codec.
     """
-    if wanted != "auto" and wanted not in FORMATS:
-        raise ConfigError(f"video.container: {wanted!r} is none of auto, {', '.join(FORMATS)}")
-    if wanted != "auto" and not _carries(wanted, codec):
-        raise ConfigError(f"video.container: {wanted} cannot hold {codec}")
+    check_container(wanted, codec)
     with open_source(info.path) as source:
         candidates = [wanted] if wanted != "auto" else [_native(source), "mkv"]
         layouts = [_layout(info, source, each) for each in candidates if _carries(each, codec)]
     return max(layouts, key=lambda layout: len(layout.copied))  # the first of the best
+
+
+def check_container(wanted: str, codec: str) -> None:
+    """Raise ConfigError for an unknown container, or one that cannot hold the codec."""
+    if wanted != "auto" and wanted not in FORMATS:
+        raise ConfigError(f"video.container: {wanted!r} is none of auto, {', '.join(FORMATS)}")
+    if wanted != "auto" and not _carries(wanted, codec):
+        raise ConfigError(f"video.container: {wanted} cannot hold {codec}")
 
 
 def _carries(container: str, codec: str) -> bool:

@@ -29,7 +29,6 @@ from .source import check_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
-PICTURE_SUFFIXES = frozenset({*SUFFIX.values(), ".jpeg", ".tiff"})
 BITS_8, BITS_16 = 8, 16
 TIFF_BITS_PER_SAMPLE = 258
 SMALLEST_SIDE = 8

@@ -26,14 +26,6 @@ DEMUXERS = (
     "4xm,bink,smk,vmd,avs,flic,film_cpk,mvi,viv,vivo,xmv,wsvqa,idcin,ipmovie,psxstr,str,thp,"
     "rpl,c93,mtv,filmstrip,lmlm4,lxf,anm,bfi,ea,cdxl,dsicin,paf,jv,mm,nuv,r3d,sdr2,segafilm,seq,tmv,txd"
 )
-# By which names films are found in folders; what a file really is, its content tells.
-# fmt: off
-FILM_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
-    ".vob", ".flv", ".wmv", ".asf", ".ogv", ".3gp", ".mxf", ".nut", ".dv", ".gif", ".y4m", ".h264",
-    ".hevc", ".ivf",
-})
-# fmt: on
 
 
 def check_regular(path: Path) -> os.stat_result:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..media.decode import decode_chunk
-from ..media.image import PICTURE_SUFFIXES, probe_image, read_image
+from ..media.image import probe_image, read_image
 from ..media.probe import probe_video
-from ..media.source import FILM_SUFFIXES
+from ..media.suffixes import FILM_SUFFIXES, PICTURE_SUFFIXES
 from ..records import Chunk, ConfigError, InputError
 from ..train import degrade
 from .methods import SCALE

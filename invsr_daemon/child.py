@@ -1,0 +1,48 @@
+"""What a process that serves the parent is like: a request a line on stdin, events as JSON lines on stdout.
+
+When stdin closes (the parent is gone) it ends at once, whatever it is at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import IO, Any
+
+from .records import InvsrError
+
+log = logging.getLogger(__name__)
+
+
+def serve(answer: Callable[[str], Any]) -> None:
+    """Answer requests, one after the other, for ever."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    # Libraries print to stdout at C's level: only events may go there.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(sys.stdin, lines), daemon=True).start()
+    while True:
+        events.write(json.dumps(_event(answer, lines.get())) + "\n")
+
+
+def _event(answer: Callable[[str], Any], line: str) -> dict[str, Any]:
+    try:
+        return {"event": "done", "answer": answer(line)}
+    except InvsrError as error:
+        return {"event": "failed", "kind": type(error).__name__, "message": str(error)}
+    except Exception as error:
+        log.exception("unexpected error")
+        message = f"unexpected {type(error).__name__}: {error} (please report this with the log)"
+        return {"event": "failed", "kind": "InternalError", "message": message}
+
+
+def _read_lines(stdin: IO[str], lines: queue.Queue[str]) -> None:
+    for line in stdin:
+        lines.put(line)
+    os._exit(0)

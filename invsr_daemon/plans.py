@@ -1,0 +1,128 @@
+"""A job and the plan of its work, as they pass between the parent and a media process: lines of JSON.
+
+Nothing here looks into a film or picture, so the parent need not load what does.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from .config import Settings
+from .outbox import Manners
+from .records import Film, Identity, Layout, ModelSettings, Task, VideoSettings, VideoTask
+
+# Lower ones come first.
+Priority = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a result goes. Without `suffix` the result's format decides it."""
+
+    folder: Path
+    stem: str
+    suffix: str | None = None
+
+    def path(self, suffix: str) -> Path:
+        return self.folder / f"{self.stem}{self.suffix or suffix}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and everything that decides its result. `source` is absolute and no symlink.
+
+    `name` tells apart jobs that agree in all else; `priority`: lower ones get workers first. `room` is
+    a folder for all that is kept of the job, whatever its key becomes: see `runner.clear_room`.
+    """
+
+    source: Path
+    target: Target
+    settings: Settings
+    model: ModelSettings
+    model_fingerprint: str
+    name: str
+    manners: Manners
+    priority: Priority = ()
+    room: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job looked at: its work, in order, and where the pieces and the result go."""
+
+    job: Job
+    identity: Identity
+    key: str
+    work: Path
+    output: Path
+    frames: int
+    tasks: tuple[Task, ...]
+    film: Film | None
+    layout: Layout | None
+    notes: tuple[str, ...]
+
+    def waiting(self) -> tuple[Task, ...]:
+        """Tasks whose file is not there yet."""
+        return tuple(task for task in self.tasks if not task.output.exists())
+
+
+def frames_of(task: Task) -> int:
+    """How many frames a task restores."""
+    return len(task.chunk.pts) if isinstance(task, VideoTask) else 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """Asks for the plan of a job."""
+
+    job: Job
+    kind: Literal["look"] = "look"
+
+
+@dataclass(frozen=True)
+class Join:
+    """Asks for a plan's finished pieces as one file, checked, in `partial`."""
+
+    plan: Plan
+    partial: Path
+    kind: Literal["join"] = "join"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Asks whether encoders take these settings."""
+
+    settings: tuple[VideoSettings, ...]
+    kind: Literal["check"] = "check"
+
+
+Request = Look | Join | Check
+
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
+_PLAN: TypeAdapter[Plan] = TypeAdapter(Plan)
+
+
+def dump_request(request: Request) -> str:
+    """One line of JSON."""
+    # json escapes what a file's name may hold that is no UTF-8; pydantic's own writer refuses it.
+    return json.dumps(_REQUEST.dump_python(request, mode="json")) + "\n"
+
+
+def parse_request(line: str) -> Request:
+    """The inverse of `dump_request`."""
+    return _REQUEST.validate_python(json.loads(line))
+
+
+def plain(plan: Plan) -> Any:
+    """A plan as what JSON can hold."""
+    return _PLAN.dump_python(plan, mode="json")
+
+
+def plan_of(plain: Any) -> Plan:
+    """The inverse of `plain`."""
+    return _PLAN.validate_python(plain)
