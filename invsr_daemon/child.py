@@ -1,14 +1,20 @@
 """What a process that serves the parent is like: a request a line on stdin, events as JSON lines on stdout.
 
-When stdin closes (the parent is gone) it ends at once, whatever it is at.
+    python -m invsr_daemon.child PARENT MODULE ARGUMENTS...
+
+runs a module that dies with the process PARENT, at once, also while it still loads torch. When its stdin
+closes it ends, too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import queue
+import runpy
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +23,17 @@ from typing import IO, Any
 from .records import InvsrError
 
 log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main() -> None:
+    parent, module, *arguments = sys.argv[1:]
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != int(parent):  # it died before that was said
+        os._exit(0)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def serve(answer: Callable[[str], Any]) -> None:
@@ -46,3 +63,7 @@ def _read_lines(stdin: IO[str], lines: queue.Queue[str]) -> None:
     for line in stdin:
         lines.put(line)
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,7 @@
 """The processes that work for the parent, from its side: start, hand over requests, notice deaths.
 
 Workers, one per device, and media processes, as many as are needed. The parent itself imports neither
-torch nor FFmpeg. Each is a fresh interpreter that reads requests from its stdin; when the parent goes
-away, stdin closes and it ends.
+torch nor FFmpeg. Each is a fresh interpreter that reads requests from its stdin, and dies with the parent.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Child:
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], stall_seconds: float | None) -> None:
         self.name = name
-        self._command = ("-m", module, *arguments)
+        self._command = (module, *arguments)
         self._stall_seconds = stall_seconds
         self._process: _Process | None = None
         self._context = Context()
@@ -111,7 +110,7 @@ class Child:
 
     async def _started(self) -> _Process:
         handle = await asyncio.create_subprocess_exec(
-            sys.executable,
+            *(sys.executable, "-m", f"{__package__}.child", str(os.getpid())),
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

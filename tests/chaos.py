@@ -1,4 +1,4 @@
-"""Kills the daemon and its workers at random moments, again and again, and sees what comes of it.
+"""Kills the daemon, its workers and media processes at random moments, and sees what comes of it.
 
     python -m tests.chaos --kills 30 --seed 1
 
@@ -17,15 +17,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from invsr_daemon.store import STORE_FILE, Store
 
+from .command import wait_until
 from .daemons import Site, contents, film, kill, picture, stop
 
-FILMS, PICTURES = 3, 12
 BAD = {
     "empty.mp4": b"",
     "text.mkv": b"This is no film.\n" * 50,
@@ -35,7 +35,11 @@ BAD = {
 }
 # What is killed so often must not be given up for it.
 SETTINGS = {"limits": {"worker_deaths": 100}, "failures": {"attempts": 100}}
-DAEMON_SHARE = 0.7
+DAEMON_SHARE = 0.5
+# Most kills hit a daemon that starts, looks at files and plans; some come later, when workers are at it. In
+# units of the time that a daemon took to its first result.
+DEEP_SHARE, DEEP, SHALLOW = 0.25, 2.0, 0.3
+REPORT_EVERY = 50
 
 Recorded = dict[tuple[int, int], float]
 
@@ -46,21 +50,26 @@ class Chaos:
 
     site: Site
     chance: random.Random
-    span: float
-    daemons_killed: int = 0
-    workers_killed: int = 0
+    unit: float
+    say: Callable[[str], None]
+    killed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("daemons", "workers", "media"), 0))
     recorded: Recorded = field(default_factory=dict)
 
+    @property
+    def kills(self) -> int:
+        return sum(self.killed.values())
+
     def run(self, files: list[Path], kills: int) -> None:
-        """Drop the files, a few between any two kills; then leave it in peace."""
+        """Drop the files, evenly between kills; then leave it in peace."""
         waiting = list(files)
-        while self.daemons_killed + self.workers_killed < kills:
+        while self.kills < kills:
             with self.site.started() as process:
-                while process.poll() is None and self.daemons_killed + self.workers_killed < kills:
-                    for _ in range(1 + len(files) // kills):
+                while process.poll() is None and self.kills < kills:
+                    for _ in range(max(1, len(files) // kills)):
                         if waiting:
                             self.site.drop(waiting.pop())
-                    time.sleep(self.chance.uniform(0, self.span))  # the moment is what chance decides here
+                    longest = DEEP if self.chance.random() < DEEP_SHARE else SHALLOW
+                    time.sleep(self.chance.uniform(0, longest * self.unit))  # chance decides the moment
                     self._kill_something(process)
             self._look()
         for path in waiting:
@@ -71,13 +80,18 @@ class Chaos:
         self._look()
 
     def _kill_something(self, process: subprocess.Popen[bytes]) -> None:
-        workers = sorted(self.site.workers())
-        if workers and self.chance.random() > DAEMON_SHARE:
-            os.kill(self.chance.choice(workers), signal.SIGKILL)
-            self.workers_killed += 1
+        children = [("workers", pid) for pid in sorted(self.site.workers())]
+        children += [("media", pid) for pid in sorted(self.site.media_processes())]
+        if children and self.chance.random() > DAEMON_SHARE:
+            what, pid = self.chance.choice(children)
+            with suppress(ProcessLookupError):  # it has just gone by itself
+                os.kill(pid, signal.SIGKILL)
         else:
+            what = "daemons"
             kill(process)
-            self.daemons_killed += 1
+        self.killed[what] += 1
+        if self.kills % REPORT_EVERY == 0:
+            self.say(f"{self.kills} kills, {len(self.recorded)} chunks recorded")
 
     def _look(self) -> None:
         """What was recorded as finished stays so: computed again it would have another time."""
@@ -96,11 +110,11 @@ def recorded(site: Site) -> Recorded:
     return {(row.job, row.index): row.finished for row in rows if row.finished is not None}
 
 
-def make_files(folder: Path) -> list[Path]:
-    """Films, pictures and files that are neither."""
-    folder.mkdir()
-    made = [film(folder / f"film-{number}.mp4", 24, seed=number) for number in range(FILMS)]
-    made += [picture(folder / f"picture-{number}.png", seed=number) for number in range(PICTURES)]
+def make_files(folder: Path, kills: int) -> list[Path]:
+    """Films, pictures and files that are neither: enough that there is work until the last kill."""
+    folder.mkdir(parents=True)
+    made = [film(folder / f"film-{number}.mp4", 24, seed=number) for number in range(max(3, kills // 8))]
+    made += [picture(folder / f"picture-{number}.png", seed=number) for number in range(max(12, kills // 3))]
     for name, content in BAD.items():
         (folder / name).write_bytes(content)
         made.append(folder / name)
@@ -108,21 +122,22 @@ def make_files(folder: Path) -> list[Path]:
 
 
 def undisturbed(site: Site, files: list[Path]) -> float:
-    """The same files without kills; how long that took."""
-    began = time.monotonic()
+    """The same files without kills; how long it took to the first result."""
     for path in files:
         site.drop(path)
+    began = time.monotonic()
     with site.daemon() as process:
-        site.wait_until_all_ended(len(files))
+        wait_until(lambda: any(row.state == "done" for row in site.jobs()), "a first result")
         seconds = time.monotonic() - began
+        site.wait_until_all_ended(len(files))
         assert stop(process) == 0
     return seconds
 
 
-def assert_whole(site: Site, expected: dict[str, bytes]) -> None:
+def assert_whole(site: Site, files: int, expected: dict[str, bytes]) -> None:
     """Every file has one end state, and the results are the expected ones, without litter."""
     rows = site.jobs()
-    assert len(rows) == FILMS + PICTURES + len(BAD)
+    assert len(rows) == files
     assert {row.relative.name for row in rows if row.state == "failed"} == set(BAD)
     assert all(row.state in ("done", "failed") for row in rows)
     assert contents(site.outbox) == expected
@@ -138,19 +153,20 @@ def assert_whole(site: Site, expected: dict[str, bytes]) -> None:
 
 def run(folder: Path, kills: int, seed: int, say: Callable[[str], None]) -> Chaos:
     """All of it, in an empty folder. AssertionError if a promise is broken."""
-    files = make_files(folder / "files")
+    files = make_files(folder / "files", kills)
     calm = Site.make(folder / "calm", **SETTINGS)
-    seconds = undisturbed(calm, files)
+    unit = undisturbed(calm, files)
     expected = contents(calm.outbox)
-    assert_whole(calm, expected)
-    say(f"undisturbed: {seconds:.1f} s, {len(expected)} results")
+    assert_whole(calm, len(files), expected)
+    say(f"undisturbed: the first result after {unit:.1f} s, {len(expected)} of {len(files)} files restored")
     chance = random.Random(seed)
     chance.shuffle(files)
-    # Some kills hit the start, some the work: on average so much of it is done between two.
-    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), chance, span=0.6 * seconds)
+    began = time.monotonic()
+    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), chance, unit, say)
     chaos.run(files, kills)
-    assert_whole(chaos.site, expected)
-    say(f"killed: {chaos.daemons_killed} daemons, {chaos.workers_killed} workers; every promise was kept")
+    assert_whole(chaos.site, len(files), expected)
+    killed = ", ".join(f"{number} {what}" for what, number in chaos.killed.items())
+    say(f"killed in {time.monotonic() - began:.0f} s: {killed}; every promise was kept")
     return chaos
 
 

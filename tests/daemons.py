@@ -120,7 +120,7 @@ class Site(Home):
                 self.wait_for_children()
 
     def wait_for_children(self) -> None:
-        """A killed daemon's processes end when their stdin closes."""
+        """A killed daemon's processes die with it."""
         wait_until(lambda: not self.workers() | self.media_processes(), "they follow their parent")
 
     def workers(self) -> set[int]:
