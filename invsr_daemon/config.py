@@ -42,10 +42,12 @@ DEFAULT_IGNORE = (
     "Thumbs.db",
     "desktop.ini",
 )
-# One process has one of each, whatever folder a file lies in.
+# What belongs to the daemon of the moment, whatever folder a file lies in and whenever it was accepted.
 SHARED = frozenset(
-    {"inbox", "outbox", "state_dir", "settle_seconds", "watch", "devices", "workers", "presets", "hub", "log"}
+    {"inbox", "outbox", "state_dir", "models_dir", "settle_seconds", "watch", "devices", "workers"}
+    | {"presets", "hub", "log", "keep_days"}
 )
+SHARED_LIMITS = frozenset({"cpu_threads", "stall_seconds", "min_free_space", "drain_seconds"})
 
 
 class _Section(BaseModel):
@@ -170,6 +172,7 @@ class Settings(_Section):
     results: ResultsSection = ResultsSection()
     originals: OriginalsSection = OriginalsSection()
     failures: FailuresSection = FailuresSection()
+    keep_days: float = Field(90, gt=0, le=36_500)
     priority: int = Field(0, ge=-1000, le=1000)
     presets: dict[str, dict[str, Any]] = {}
     state_dir: Path = Field(default_factory=default_state_dir)
@@ -207,12 +210,39 @@ class Settings(_Section):
         Raises pydantic.ValidationError, or ConfigError for what cannot differ by preset.
         """
         preset = self.presets.get(name or "", {})
-        if shared := sorted(preset.keys() & SHARED):
+        if shared := _shared(preset):
             raise ConfigError(f"{shared[0]}: it holds for the whole daemon and cannot be set by a preset")
         given = self.model_dump(exclude={"presets"}, exclude_unset=True)
         if {"steps", "timesteps"} & preset.keys():
             given = {key: value for key, value in given.items() if key not in ("steps", "timesteps")}
         return Settings.model_validate(_merged(given, preset))
+
+    def of_the_job(self) -> dict[str, Any]:
+        """What decides one job's result and what becomes of its input, as JSON has it."""
+        return self.model_dump(mode="json", exclude=_names(SHARED))
+
+    def with_job(self, own: dict[str, Any]) -> Settings:
+        """These settings, but for what `of_the_job` once gave. Raises pydantic.ValidationError."""
+        shared = self.model_dump(include=_names(SHARED - {"presets"}))
+        limits = {**own.get("limits", {}), **shared.pop("limits")}
+        return Settings.model_validate({**own, **shared, "limits": limits})
+
+    def variants(self) -> dict[str, Settings]:
+        """These settings, and those of each preset, by the prefix of its settings' names."""
+        presets = {f"presets.{name}.": self.for_preset(name) for name in self.presets}
+        return {"": self, **presets}
+
+    def put_away(self) -> dict[Path, str]:
+        """Folders that inputs are moved to, each with the first setting that names it."""
+        found: dict[Path, str] = {}
+        for prefix, each in self.variants().items():  # presets inherit
+            for name, folder in (
+                ("originals.archive", each.originals.archive),
+                ("failures.move_to", each.failures.move_to),
+            ):
+                if folder is not None:
+                    found.setdefault(folder, prefix + name)
+        return found
 
     def model_settings(self, model_dir: Path) -> ModelSettings:
         """What decides the networks' results, with the model's directory in place of its name."""
@@ -248,6 +278,18 @@ class Settings(_Section):
 
     def image_settings(self) -> ImageSettings:
         return ImageSettings(self.image.format, self.image.quality)
+
+
+def _names(sections: frozenset[str]) -> dict[str, Any]:
+    """Sections and the shared limits, as pydantic wants to be told."""
+    return {**dict.fromkeys(sections, True), "limits": set(SHARED_LIMITS)}
+
+
+def _shared(preset: dict[str, Any]) -> list[str]:
+    """Names of a preset that cannot be a preset's."""
+    limits = preset.get("limits")
+    names = limits.keys() & SHARED_LIMITS if isinstance(limits, dict) else ()
+    return sorted([*(preset.keys() & SHARED), *(f"limits.{name}" for name in names)])
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

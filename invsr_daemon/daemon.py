@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,30 +63,16 @@ class Folders:
             missing = "inbox" if settings.inbox is None else "outbox"
             raise ConfigError(f"{missing}: a folder is needed (in config.yaml, or --{missing} DIR)")
         found = cls(settings.inbox.resolve(), settings.outbox.resolve(), settings.state_dir.resolve())
-        others = [("outbox", found.outbox), ("state_dir", found.state), *_put_away(settings)]
-        for name, folder in others:
+        others = {found.outbox: "outbox", found.state: "state_dir", **settings.put_away()}
+        for folder, name in others.items():
             if found.inbox.is_relative_to(folder.resolve()):
                 raise ConfigError(f"inbox: {found.inbox} must not lie in {name}, {folder}")
         return found
 
 
-def _put_away(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Folders that inputs are moved to, with the settings' names."""
-    for preset in (None, *settings.presets):
-        each = settings.for_preset(preset)
-        within = "" if preset is None else f"presets.{preset}."
-        for name, folder in (
-            ("originals.archive", each.originals.archive),
-            ("failures.move_to", each.failures.move_to),
-        ):
-            if folder is not None:
-                yield within + name, folder.absolute()
-
-
 def check_models(settings: Settings) -> None:
     """Raise ModelError at once for a model that no job of its preset could be done with."""
-    for name in (None, *settings.presets):
-        each = settings.for_preset(name)
+    for each in settings.variants().values():
         hub.resolve(each.model, each.models_dir)
 
 
@@ -99,7 +85,7 @@ def _watching(settings: Settings) -> Watching:
         rescan_seconds=settings.watch.rescan_seconds,
         polling={"auto": None, "always": True, "never": False}[settings.watch.polling],
         ignore=settings.watch.ignore,
-        excluded=(folders.outbox, folders.state, *(folder for _, folder in _put_away(settings))),
+        excluded=(folders.outbox, folders.state, *(each.absolute() for each in settings.put_away())),
     )
 
 
@@ -267,11 +253,16 @@ class Daemon:
 
     async def _recover(self) -> list[JobRow]:
         """Take up what was cut off; jobs that ended, but were not tidied up."""
-        most = self._settings.failures.attempts
-        came_to = await self._records.call(lambda store: store.recover(most, time.time()))
+        came_to = await self._records.call(lambda store: store.recover(self._attempts_for, time.time()))
         if any(came_to.values()):
             log.info("cut off earlier: %d jobs go on, %d failed", came_to["queued"], came_to["failed"])
         return await self._records.call(Store.untidy)
+
+    def _attempts_for(self, row: JobRow) -> int:
+        try:
+            return thaw(row.settings, self._settings).failures.attempts
+        except ConfigError:  # of another version: its attempt will say so
+            return self._settings.failures.attempts
 
     async def _tidy_all(self, rows: list[JobRow]) -> None:
         for row in rows:
@@ -320,19 +311,20 @@ class Daemon:
                 await self._give_up()
 
     async def _lane(self, kind: Kind, most: int, pool: Pool, group: asyncio.TaskGroup) -> None:
-        """Keep as many jobs of a kind running as there is room for."""
-        running: set[asyncio.Task[None]] = set()
+        """Keep as many jobs of a kind running as there is room for; and one that is more urgent than all."""
+        running: dict[asyncio.Task[None], int] = {}
         wake = self._wake[kind]
         while not self._stopping.is_set():
             wake.clear()
-            while len(running) < most and not self._held() and not self._stopping.is_set():
-                row = await self._claimed(kind)
+            while not self._held() and not self._stopping.is_set():
+                above = max(running.values()) if len(running) >= most else None
+                row = await self._claimed(kind, above)
                 if row is None:
                     break
                 work = self._jobs[row.id] = asyncio.create_task(self._attempt(row, pool))
                 job = group.create_task(self._conclude(row, work))
-                running.add(job)
-                job.add_done_callback(running.discard)
+                running[job] = row.priority
+                job.add_done_callback(running.pop)
                 job.add_done_callback(lambda _: wake.set())
             with suppress(TimeoutError):
                 async with asyncio.timeout(LANE_SECONDS):  # a postponed job may have come due
@@ -340,15 +332,15 @@ class Daemon:
         if running:
             await asyncio.wait(running)
 
-    async def _claimed(self, kind: Kind) -> JobRow | None:
+    async def _claimed(self, kind: Kind, above: int | None) -> JobRow | None:
         with suppress(ResourceError):  # the daemon is stopping, and cannot write
-            return await self._write(lambda store: store.claim(kind, time.time()))
+            return await self._write(lambda store: store.claim(kind, time.time(), above))
         return None
 
     async def _attempt(self, row: JobRow, pool: Pool) -> Result:
         """One attempt at a job. A wish, or the end of the daemon, may cancel it."""
         with logs.of_job(row.id):
-            job = await asyncio.to_thread(runner_job, row, self._settings.limits.cpu_threads)
+            job = await asyncio.to_thread(runner_job, row, self._settings)
             if not await asyncio.to_thread(still_the_same, row):
                 raise InvsrError(REPLACED)
             return await run_job(job, pool, _Progress(row, self._records, self._rate), self._stopping)
@@ -393,7 +385,7 @@ class Daemon:
             log.warning("%s: %s", row.relative, reason)
             await asyncio.to_thread(clear_room, self._folders.state, room_of(row))
             await self._write(lambda store: store.cancelled(row.id, time.time(), reason))
-        elif error.retryable and row.attempts < thaw(row.settings).failures.attempts:
+        elif error.retryable and row.attempts < self._attempts_for(row):
             delay = retry_delay(row.attempts)
             log.warning("%s: %s; again in %.0f s", row.relative, reason, delay)
             await self._postpone(row, reason, delay, counts=True)
@@ -420,7 +412,7 @@ class Daemon:
         row = await self._write(lambda store: store.job(job))
         if row.state == "done":
             await asyncio.to_thread(clear_room, self._folders.state, room_of(row))
-        problem = await asyncio.to_thread(tidied, row)
+        problem = await asyncio.to_thread(tidied, row, self._settings)
         if problem is None:
             await self._write(lambda store: store.tidied(row.id))
         else:

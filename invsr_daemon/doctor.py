@@ -212,7 +212,7 @@ def _last_words(code: int, err: IO[str]) -> str:
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
-    used = dict.fromkeys((each.model, each.models_dir) for _, each in variants(settings))
+    used = dict.fromkeys((each.model, each.models_dir) for each in settings.variants().values())
     for model, models_dir in used:
         yield _model(model, models_dir)
 
@@ -260,7 +260,7 @@ def check_encoders(settings: Settings) -> Iterator[Finding]:
 def _wanted(settings: Settings) -> dict[VideoSettings, str]:
     """Each way of encoding that is asked for, and where: `video`, `presets.NAME.video`."""
     found: dict[VideoSettings, str] = {}
-    for place, each in variants(settings):
+    for place, each in settings.variants().items():
         found.setdefault(each.video_settings(), f"{place}video")
     return found
 
@@ -280,14 +280,6 @@ def _encoder(video: VideoSettings, problem: str | None, wanted_by: str | None) -
 # Folders
 
 
-def variants(settings: Settings) -> list[tuple[str, Settings]]:
-    """The settings, and those of each preset, with the prefix of its settings' names."""
-    return [
-        ("", settings),
-        *((f"presets.{name}.", settings.for_preset(name)) for name in settings.presets),
-    ]
-
-
 def folders(settings: Settings) -> list[Folder]:
     """Every folder that the settings name, once."""
     found = {"state_dir": Folder("state_dir", settings.state_dir.absolute())}
@@ -295,24 +287,17 @@ def folders(settings: Settings) -> list[Folder]:
         found["inbox"] = Folder("inbox", settings.inbox.absolute(), _changes_inbox(settings))
     if settings.outbox is not None:
         found["outbox"] = Folder("outbox", settings.outbox.absolute())
-    return [*found.values(), *put_away(settings)]
+    return [*found.values(), *_put_away(settings)]
 
 
-def put_away(settings: Settings) -> list[Folder]:
-    """Where inputs are moved to."""
-    found: dict[Path, str] = {}
-    for place, each in variants(settings):
-        archive = each.originals.archive if each.originals.after == "archive" else None
-        for name, folder in (("originals.archive", archive), ("failures.move_to", each.failures.move_to)):
-            if folder is not None:  # presets inherit: the first to name a folder has set it
-                found.setdefault(folder.absolute(), place + name)
-    return [Folder(name, path) for path, name in found.items()]
+def _put_away(settings: Settings) -> list[Folder]:
+    return [Folder(name, path.absolute()) for path, name in settings.put_away().items()]
 
 
 def _changes_inbox(settings: Settings) -> bool:
     return any(
         each.failures.note or each.failures.move_to or each.originals.after != "keep"
-        for _, each in variants(settings)
+        for each in settings.variants().values()
     )
 
 
@@ -408,7 +393,7 @@ def check_moves(settings: Settings) -> Iterator[Finding]:
     if settings.inbox is None:
         return
     inbox = existing(settings.inbox.absolute()).stat().st_dev
-    for folder in put_away(settings):
+    for folder in _put_away(settings):
         same = existing(folder.path).stat().st_dev == inbox
         text = "on the inbox's file system: moving is quick" if same else "on another one: moving copies"
         yield Finding("OK", folder.name, text)

@@ -50,14 +50,17 @@ def preset_of(relative: Path, presets: Collection[str | None]) -> str | None:
 
 
 def freeze(settings: Settings) -> str:
-    """Settings as text that gives the same settings whatever the defaults become."""
-    return settings.model_dump_json(exclude={"presets"})
+    """What of the settings is a job's own, as text that gives the same whatever the defaults become."""
+    return json.dumps(settings.of_the_job())
 
 
-def thaw(text: str) -> Settings:
-    """The inverse of `freeze`. Raises ConfigError if a newer version no longer knows a setting."""
+def thaw(text: str, now: Settings) -> Settings:
+    """A job's own settings, with what is the daemon's of this moment: it may have moved.
+
+    Raises ConfigError if this version no longer knows a setting.
+    """
     try:
-        return Settings.model_validate(json.loads(text))
+        return now.with_job(json.loads(text))
     except ValueError as error:
         raise ConfigError(f"its settings are of another version: {error}") from error
 
@@ -72,11 +75,9 @@ def room_of(row: JobRow) -> str:
     return f"job-{row.id}"
 
 
-def runner_job(row: JobRow, cpu_threads: int) -> Job:
-    """What the runner does for a job on workers with so many threads. Raises ConfigError, ModelError."""
-    settings = thaw(row.settings)
-    limits = settings.limits.model_copy(update={"cpu_threads": cpu_threads})
-    settings = settings.model_copy(update={"limits": limits})
+def runner_job(row: JobRow, now: Settings) -> Job:
+    """What the runner does for a job under the daemon's settings of now. Raises ConfigError, ModelError."""
+    settings = thaw(row.settings, now)
     if settings.outbox is None:
         raise ConfigError("outbox: the folder for results is not set")
     model_dir = hub.resolve(settings.model, settings.models_dir)

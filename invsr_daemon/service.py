@@ -79,12 +79,13 @@ def plan(user: str, config: Path, inbox: Path | None, outbox: Path | None, root:
         raise ConfigError(f"{program} is missing: install the package with pip, in a venv")
     file = _below(root, config)
     settings = load(file, {}) if file.exists() else Settings(inbox=inbox or INBOX, outbox=outbox or OUTBOX)
-    variants = [settings, *(settings.for_preset(name) for name in settings.presets)]
+    variants = list(settings.variants().values())
     reads = _outermost((*CODE, config.parent, *_models(variants)))
     writes = (
         _agreed("inbox", settings.inbox, inbox),
         _agreed("outbox", settings.outbox, outbox),
-        *_further_folders(variants),
+        *settings.put_away(),
+        *_state(settings),
     )
     if relative := [path for path in writes if not path.is_absolute()]:
         raise ConfigError(f"{relative[0]}: a service needs its folders' whole paths, from / on")
@@ -158,11 +159,10 @@ def _agreed(name: str, configured: Path | None, given: Path | None) -> Path:
     return configured
 
 
-def _further_folders(variants: Sequence[Settings]) -> list[Path]:
-    """Where else is written to, by any preset; systemd itself provides for its StateDirectory."""
-    folders = [path for each in variants for path in (each.originals.archive, each.failures.move_to) if path]
-    state = [each.state_dir for each in variants if "state_dir" in each.model_fields_set]
-    return [*folders, *(path for path in state if not path.is_relative_to(STATE))]
+def _state(settings: Settings) -> list[Path]:
+    """The state's folder, if it is given; systemd itself provides for its StateDirectory."""
+    given = "state_dir" in settings.model_fields_set and not settings.state_dir.is_relative_to(STATE)
+    return [settings.state_dir] if given else []
 
 
 def _models(variants: Sequence[Settings]) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,7 @@ _CLAIMABLE = """
     SELECT id FROM jobs
     WHERE state = 'queued' AND kind = :kind AND NOT EXISTS (SELECT 1 FROM pause)
         AND (not_before IS NULL OR not_before <= :now OR not_before > :now + :longest)
+        AND (:above IS NULL OR priority > :above)
     ORDER BY priority DESC, id LIMIT 1
 """
 
@@ -276,12 +277,13 @@ class Store:
             )
         return ids
 
-    def claim(self, kind: Kind, now: float) -> JobRow | None:
+    def claim(self, kind: Kind, now: float, above: int | None = None) -> JobRow | None:
         """Start the next job of a lane that is due, its attempt counted; None while paused.
 
-        What is due later than any delay lasts is due now: the clock was set back.
+        `above`: only one of higher priority than that. What is due later than any delay lasts is due now:
+        the clock was set back.
         """
-        values = {"kind": kind, "now": now, "longest": LONGEST_DELAY_SECONDS}
+        values = {"kind": kind, "now": now, "longest": LONGEST_DELAY_SECONDS, "above": above}
         with self._transaction():
             found = self._db.execute(_CLAIMABLE, values).fetchone()
             if found is None:
@@ -360,7 +362,7 @@ class Store:
             self._leave(job, "queued", now, reason, not_before)
             return "queued"
 
-    def recover(self, most_attempts: int, now: float) -> dict[State, int]:
+    def recover(self, most_attempts: Callable[[JobRow], int], now: float) -> dict[State, int]:
         """At the daemon's start: what still runs was cut off. How many jobs came to which state.
 
         The attempt stays counted, so that a file that kills the daemon fails in the end: unless it was
@@ -370,7 +372,7 @@ class Store:
         with self._transaction():
             for row in self.jobs({"running"}):
                 self._forgive_if_with_workers(row.id)
-                after, reason = _after_crash(self.job(row.id), most_attempts)
+                after, reason = _after_crash(self.job(row.id), most_attempts(row))
                 self._leave(row.id, after, now, reason)
                 came_to[after] += 1
         return came_to

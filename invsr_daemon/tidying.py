@@ -33,12 +33,12 @@ REPLACED = "another file took its place"
 GONE = "it is no longer there"
 
 
-def tidy(row: JobRow) -> None:
-    """Do what the settings ask for after a job is done or has failed.
+def tidy(row: JobRow, now: Settings) -> None:
+    """Do what the job's settings ask for after it is done or has failed; `now`: the daemon's of this moment.
 
     Raises OutputError or ResourceError; the result itself is safe by then.
     """
-    settings = thaw(row.settings)
+    settings = thaw(row.settings, now)
     if row.state == "done" and row.output is not None:
         if settings.results.sidecar:
             _write_sidecar(row, settings, row.output)
@@ -192,10 +192,10 @@ def _fill(partial: Path, content: bytes) -> None:
     partial.write_bytes(content)
 
 
-def tidied(row: JobRow) -> str | None:
+def tidied(row: JobRow, now: Settings) -> str | None:
     """`tidy`; the reason if it could not be done."""
     try:
-        tidy(row)
+        tidy(row, now)
     except InvsrError as error:
         return str(error)
     except OSError as error:

@@ -151,18 +151,18 @@ def assert_whole(site: Site, files: int, expected: dict[str, bytes]) -> None:
             assert len(ended) == 1, "it ended once"
 
 
-def run(folder: Path, kills: int, seed: int, say: Callable[[str], None]) -> Chaos:
+def run(folder: Path, kills: int, seed: int, say: Callable[[str], None], unit: float | None = None) -> Chaos:
     """All of it, in an empty folder. AssertionError if a promise is broken."""
     files = make_files(folder / "files", kills)
     calm = Site.make(folder / "calm", **SETTINGS)
-    unit = undisturbed(calm, files)
+    took = undisturbed(calm, files)
     expected = contents(calm.outbox)
     assert_whole(calm, len(files), expected)
-    say(f"undisturbed: the first result after {unit:.1f} s, {len(expected)} of {len(files)} files restored")
+    say(f"undisturbed: the first result after {took:.1f} s, {len(expected)} of {len(files)} files restored")
     chance = random.Random(seed)
     chance.shuffle(files)
     began = time.monotonic()
-    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), chance, unit, say)
+    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), chance, unit or took, say)
     chaos.run(files, kills)
     assert_whole(chaos.site, len(files), expected)
     killed = ", ".join(f"{number} {what}" for what, number in chaos.killed.items())
@@ -178,6 +178,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--unit", type=float, help="seconds that a first result takes; default: as measured")
     parser.add_argument("--folder", type=Path, help="an empty folder to keep; default: a temporary one")
     return parser.parse_args()
 
@@ -185,7 +186,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = _arguments()
     with ExitStack() as stack:
-        run(_places(arguments.folder, stack), arguments.kills, arguments.seed, print)
+        run(_places(arguments.folder, stack), arguments.kills, arguments.seed, print, arguments.unit)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -90,3 +92,24 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("# nothing set\n")
     assert load(path, {}).schedule() == (200,)
+
+
+@pytest.mark.parametrize(
+    "preset", [{"models_dir": "/m"}, {"limits": {"stall_seconds": 5}}, {"keep_days": 3}, {"log": {}}]
+)
+def test_what_belongs_to_the_whole_daemon_is_no_presets(preset: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"presets\.a\.\S+: it holds for the whole daemon"):
+        load(None, {"presets": {"a": preset}})
+
+
+def test_a_job_keeps_what_decides_its_result_and_follows_where_things_lie() -> None:
+    then = load(
+        None, {"inbox": "/in", "outbox": "/out", "state_dir": "/a", "seed": 7, "limits.cpu_threads": 1}
+    )
+    own = then.for_preset(None).of_the_job()
+    assert not own.keys() & {"inbox", "outbox", "state_dir", "models_dir", "devices", "presets"}
+    assert json.loads(json.dumps(own)) == own
+    now = load(None, {"outbox": "/elsewhere", "state_dir": "/b", "seed": 9, "limits.cpu_threads": 4})
+    job = now.with_job({**own, "outbox": "/of/an/older/version"})
+    assert (job.seed, job.limits.max_input_pixels) == (7, then.limits.max_input_pixels)
+    assert (job.outbox, job.state_dir, job.limits.cpu_threads) == (Path("/elsewhere"), Path("/b"), 4)

@@ -403,8 +403,9 @@ def test_hung_it_is_started_again(served: Served) -> None:
 
 @needs_systemd
 def test_uninstalled_it_leaves_what_it_made(served: Served) -> None:
+    (served.outbox / "result.mp4").touch()
     served.box.must(PROGRAM, "service", "uninstall")
     assert served.box.show(UNIT, "ActiveState") == "inactive"
     assert not served.box.path(service.UNIT).exists()
-    assert (served.outbox / "film.mp4").exists()
+    assert (served.outbox / "result.mp4").exists()
     assert served.config.exists(), "it was written by hand"

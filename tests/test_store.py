@@ -291,6 +291,9 @@ def test_priority_then_age_decides_within_a_lane(store: Store) -> None:
     films = [row and row.id for row in (store.claim("film", 2.0) for _ in range(4))]
     images = [row and row.id for row in (store.claim("image", 2.0) for _ in range(3))]
     assert (films, images) == ([3, 1, 5, None], [4, 2, None])
+    store.accept([new_job(number, "film", priority=number) for number in (6, 7, 8)], 3.0)
+    assert store.claim("film", 4.0, above=8) is None
+    assert [row and row.id for row in (store.claim("film", 4.0, above=6) for _ in range(3))] == [8, 7, None]
 
 
 def test_a_postponed_job_waits_until_it_is_due(store: Store) -> None:
@@ -331,21 +334,21 @@ def test_what_a_crash_cut_off_is_taken_up_until_it_was_tried_often_enough(store:
     job = claimed(store)
     for attempt in (1, 2):
         assert store.job(job).attempts == attempt
-        assert store.recover(3, 2.0)["queued"] == 1
+        assert store.recover(lambda row: 3, 2.0)["queued"] == 1
         assert store.claim("film", 3.0) is not None
-    came_to = store.recover(3, 4.0)
+    came_to = store.recover(lambda row: 3, 4.0)
     assert (came_to["queued"], came_to["failed"]) == (0, 1)
     row = store.job(job)
     assert row.state == "failed"
     assert "attempt 3 of 3" in (row.reason or "")
-    assert sum(store.recover(3, 5.0).values()) == 0
+    assert sum(store.recover(lambda row: 3, 5.0).values()) == 0
 
 
 def test_what_was_to_be_cancelled_is_not_taken_up(store: Store) -> None:
     job = claimed(store)
     assert store.want_cancel(job, 2.0) == "running"
     assert store.job(job).cancel_wanted
-    assert store.recover(3, 3.0)["cancelled"] == 1
+    assert store.recover(lambda row: 3, 3.0)["cancelled"] == 1
     assert not store.job(job).cancel_wanted
 
 
@@ -607,7 +610,7 @@ class Machine(RuleBasedStateMachine):
     def daemon_starts_again(self) -> None:
         self.daemon.close()
         self.daemon = Store.open(self.path)
-        self.daemon.recover(3, self.now)
+        self.daemon.recover(lambda row: 3, self.now)
         for model in self.jobs.values():
             if model.state == "running":
                 tried: State = "failed" if model.attempts >= 3 else "queued"
@@ -707,7 +710,7 @@ def test_wishes_of_another_process_while_jobs_run(store: Store, path: Path) -> N
 BUSY_DAEMON = """
 chance = random.Random(os.getpid())
 with Store.open(path) as store:
-    store.recover(3, 1.0)
+    store.recover(lambda row: 3, 1.0)
     print("ready", flush=True)
     while True:
         store.accept(jobs(sum(store.counts().values()), 20), 1.0)
@@ -745,7 +748,7 @@ def test_kill_at_any_moment_leaves_every_job_in_one_state(path: Path) -> None:
 
 CLAIM_AND_DIE = """
 with Store.open(path) as store:
-    store.recover(2, 1.0)
+    store.recover(lambda row: 2, 1.0)
     if store.claim("film", 2.0):
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -826,7 +829,7 @@ def test_a_file_of_version_1_is_taken_over(path: Path) -> None:
         "SELECT 1",
     )
     with Store.open(path) as store:
-        assert store.recover(3, 7.0)["queued"] == 1
+        assert store.recover(lambda row: 3, 7.0)["queued"] == 1
         row = store.claim("film", 8.0)
         assert row is not None
         assert (row.id, row.source, row.identity, row.attempts) == (7, Path("/a"), Identity(1, 2, 3), 2)
@@ -1004,7 +1007,7 @@ def test_nothing_reads_all_jobs(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store.want_cancel(job, 3.0)
         store.retry(job, 3.0)
         store.claim("film", 4.0)
-        store.recover(1, 5.0)
+        store.recover(lambda row: 1, 5.0)
         store.retry_failed(6.0)
         store.next_due(7.0)
         store.known(OUTPUT, Identity(1, 2, 3))

@@ -25,6 +25,8 @@ from invsr_daemon.tidying import copy_to, still_the_same, tidied, tidy
 
 from .daemons import contents
 
+NOW = Settings()
+
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Path:
@@ -82,12 +84,12 @@ def archiving(folder: Path) -> dict[str, Any]:
 
 def test_originals_are_kept_unless_asked(inbox: Path) -> None:
     source = source_in(inbox)
-    tidy(row(source, "done"))
+    tidy(row(source, "done"), NOW)
     assert contents(inbox.parent) == {"inbox/film.mp4": b"the original"}
 
 
 def test_an_original_is_deleted(inbox: Path) -> None:
-    tidy(row(source_in(inbox), "done", originals={"after": "delete"}))
+    tidy(row(source_in(inbox), "done", originals={"after": "delete"}), NOW)
     assert contents(inbox.parent) == {}
 
 
@@ -96,7 +98,7 @@ def test_an_original_is_archived_and_nothing_replaced(inbox: Path, tmp_path: Pat
     for number, name in enumerate(["film.mp4", "film (2).mp4", "film (3).mp4"]):
         source = source_in(inbox)
         source.write_bytes(bytes([number]))
-        tidy(row(source, "done", **archiving(archive)))
+        tidy(row(source, "done", **archiving(archive)), NOW)
         assert contents(archive)[f"sub/{name}"] == bytes([number])
     assert contents(inbox) == {}
 
@@ -106,7 +108,7 @@ def test_a_changed_original_is_left_alone(inbox: Path, tmp_path: Path, after: st
     source = source_in(inbox)
     ended = row(source, "done", originals={"after": after, "archive": str(tmp_path / "archive")})
     change(source)
-    tidy(ended)
+    tidy(ended, NOW)
     assert contents(tmp_path) == {"inbox/film.mp4": b"another one, longer"}
 
 
@@ -115,8 +117,8 @@ def test_cut_off_between_link_and_unlink(inbox: Path, tmp_path: Path) -> None:
     ended = row(source, "done", **archiving(tmp_path / "archive"))
     (tmp_path / "archive" / "sub").mkdir(parents=True)
     os.link(source, tmp_path / "archive" / "sub" / "film.mp4")
-    tidy(ended)
-    tidy(ended)
+    tidy(ended, NOW)
+    tidy(ended, NOW)
     assert contents(tmp_path) == {"archive/sub/film.mp4": b"the original"}
 
 
@@ -124,7 +126,7 @@ def test_an_archive_on_another_file_system(inbox: Path, elsewhere: Path) -> None
     source = source_in(inbox)
     os.utime(source, ns=(10**18, 10**18 + 7))
     ended = row(source, "done", **archiving(elsewhere))
-    tidy(ended)
+    tidy(ended, NOW)
     assert contents(elsewhere) == {"sub/film.mp4": b"the original"}
     assert (elsewhere / "sub/film.mp4").stat().st_mtime_ns == 10**18 + 7
     assert contents(inbox) == {}
@@ -134,7 +136,7 @@ def test_cut_off_between_copy_and_unlink(inbox: Path, elsewhere: Path) -> None:
     source = source_in(inbox)
     (elsewhere / "sub").mkdir()
     shutil.copy2(source, elsewhere / "sub" / "film.mp4")
-    tidy(row(source, "done", **archiving(elsewhere)))
+    tidy(row(source, "done", **archiving(elsewhere)), NOW)
     assert contents(elsewhere) == {"sub/film.mp4": b"the original"}
     assert contents(inbox) == {}
 
@@ -149,7 +151,7 @@ def test_another_file_of_that_size_and_time_is_no_copy(inbox: Path, tmp_path: Pa
 
 
 def test_what_failed_gets_a_note_beside_it(inbox: Path) -> None:
-    tidy(row(source_in(inbox), "failed"))
+    tidy(row(source_in(inbox), "failed"), NOW)
     note = (inbox / "film.mp4.error.txt").read_text()
     assert note.startswith("film.mp4 could not be restored.\n\nit is no film\n")
     assert "`invsr-daemon retry 4` tries again" in note
@@ -157,13 +159,13 @@ def test_what_failed_gets_a_note_beside_it(inbox: Path) -> None:
 
 
 def test_no_note_if_not_asked(inbox: Path) -> None:
-    tidy(row(source_in(inbox), "failed", failures={"note": False}))
+    tidy(row(source_in(inbox), "failed", failures={"note": False}), NOW)
     assert contents(inbox).keys() == {"film.mp4"}
 
 
 def test_what_failed_is_laid_aside(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
-    tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}))
+    tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}), NOW)
     assert contents(tmp_path).keys() == {"failed/sub/film.mp4", "failed/sub/film.mp4.error.txt"}
     assert f"once it is back at {source}" in (tmp_path / "failed/sub/film.mp4.error.txt").read_text()
 
@@ -176,7 +178,7 @@ def test_cut_off_while_it_is_laid_aside(inbox: Path, tmp_path: Path, noted: bool
     os.link(source, folder / "film.mp4")
     if noted:
         (folder / "film.mp4.error.txt").write_text("half")
-    tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}))
+    tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}), NOW)
     assert contents(tmp_path).keys() == {"failed/sub/film.mp4", "failed/sub/film.mp4.error.txt"}
     assert "it is no film" in (folder / "film.mp4.error.txt").read_text()
 
@@ -185,22 +187,22 @@ def test_a_changed_failure_is_left_alone(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
     ended = row(source, "failed", failures={"move_to": str(tmp_path / "failed")})
     change(source)
-    tidy(ended)
+    tidy(ended, NOW)
     assert contents(tmp_path).keys() == {"inbox/film.mp4"}
 
 
 def test_a_note_goes_when_a_later_attempt_succeeds(inbox: Path) -> None:
     source = source_in(inbox)
-    tidy(row(source, "failed"))
+    tidy(row(source, "failed"), NOW)
     assert len(contents(inbox)) == 2
-    tidy(row(source, "done"))
+    tidy(row(source, "done"), NOW)
     assert contents(inbox).keys() == {"film.mp4"}
 
 
 def test_but_not_a_file_of_that_name_that_is_no_note(inbox: Path) -> None:
     source = source_in(inbox)
     (inbox / "film.mp4.error.txt").write_text("my own notes")
-    tidy(row(source, "done"))
+    tidy(row(source, "done"), NOW)
     assert contents(inbox)["film.mp4.error.txt"] == b"my own notes"
 
 
@@ -208,7 +210,7 @@ def test_a_sidecar_tells_what_was_done(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
     settings = {"results": {"sidecar": True, "mode": "0600"}, "originals": {"after": "delete"}, "seed": 9}
     ended = dataclasses.replace(row(source, "done", **settings), reason="sound: left out")
-    tidy(ended)
+    tidy(ended, NOW)
     path = tmp_path / "outbox" / "film.mp4.json"
     told = json.loads(path.read_text())
     assert told["source"]["size"] == len(b"the original")
@@ -217,7 +219,7 @@ def test_a_sidecar_tells_what_was_done(inbox: Path, tmp_path: Path) -> None:
     assert told["settings"]["results"]["sidecar"] is True
     assert path.stat().st_mode & 0o777 == 0o600
     before = path.read_bytes()
-    tidy(ended)  # again, after a crash: the original is gone by now
+    tidy(ended, NOW)  # again, after a crash: the original is gone by now
     assert contents(tmp_path) == {"outbox/film.mp4.json": before}
 
 
@@ -225,13 +227,13 @@ def test_no_sidecar_for_another_original(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
     ended = row(source, "done", results={"sidecar": True})
     change(source)
-    tidy(ended)
+    tidy(ended, NOW)
     assert contents(tmp_path).keys() == {"inbox/film.mp4"}
 
 
 def test_a_name_that_is_no_text(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox, os.fsdecode(b"caf\xe9\n.mp4"))
-    tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}))
+    tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}), NOW)
     note = source.name + ".error.txt"
     assert b"caf\xe9" in (tmp_path / "failed" / "sub" / note).read_bytes()
 
@@ -239,7 +241,7 @@ def test_a_name_that_is_no_text(inbox: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_told(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
     (tmp_path / "file").touch()
-    problem = tidied(row(source, "done", **archiving(tmp_path / "file" / "archive")))
+    problem = tidied(row(source, "done", **archiving(tmp_path / "file" / "archive")), NOW)
     assert problem is not None
     assert os.strerror(errno.ENOTDIR) in problem
     assert source.exists()
