@@ -14,7 +14,7 @@ from typing import Any
 
 from . import logs, status
 from .records import ConfigError
-from .store import STATES, STORE_FILE, JobRow, State, Store
+from .store import STATES, STORE_FILE, JobRow, State, Store, StoreError
 
 LOG_LINES = 20
 
@@ -89,19 +89,37 @@ def retry(state_dir: Path, jobs: Sequence[int], say: Say, *, failed: bool) -> No
     if failed == bool(jobs):
         raise ConfigError("retry: name jobs by their ids, or give --failed, not both")
     with opened(state_dir) as store:
-        for job in jobs:
-            store.retry(job, time.time())
-            say(f"job {job} is queued again")
         if failed:
             say(f"{store.retry_failed(time.time())} jobs are queued again")
+
+        def again(job: int) -> str:
+            store.retry(job, time.time())
+            return f"job {job} is queued again"
+
+        _for_each(jobs, again, say)
 
 
 def cancel(state_dir: Path, jobs: Sequence[int], say: Say) -> None:
     """Cancel jobs; what is finished of them is kept for a retry."""
     with opened(state_dir) as store:
-        for job in jobs:
+
+        def cancelled(job: int) -> str:
             state = store.want_cancel(job, time.time())
-            say(f"job {job} is {'being ' if state == 'running' else ''}cancelled")
+            return f"job {job} is {'being ' if state == 'running' else ''}cancelled"
+
+        _for_each(jobs, cancelled, say)
+
+
+def _for_each(jobs: Sequence[int], do: Callable[[int], str], say: Say) -> None:
+    """Do all that can be done, and say so. Raises StoreError for the rest, all of it together."""
+    problems = []
+    for job in dict.fromkeys(jobs):
+        try:
+            say(do(job))
+        except StoreError as error:
+            problems.append(str(error))
+    if problems:
+        raise StoreError("; ".join(problems))
 
 
 def pause(state_dir: Path, say: Say) -> None:

@@ -231,3 +231,14 @@ def test_lines_of_a_thread_are_its_jobs(tmp_path: Path) -> None:
     record.job = 3
     handler.handle(record)
     assert logs.tail(tmp_path, 3, 1)[0].endswith("job 3: text")
+
+
+def test_of_several_jobs_each_that_can_be_is_and_the_others_are_told(state: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(StoreError, match="job 1 is done already; there is no job 99"):
+        control.cancel(state, [1, 99, 4, 4, 3], said.append)
+    assert said == ["job 4 is cancelled", "job 3 is being cancelled"]
+    said.clear()
+    with pytest.raises(StoreError, match=r"job 1 is done: only .*; there is no job 99"):
+        control.retry(state, [1, 99, 2, 4], said.append, failed=False)
+    assert said == ["job 2 is queued again", "job 4 is queued again"]
