@@ -249,10 +249,13 @@ def config() -> None:
 @config.command("check")
 @click.argument("config_file", type=click.Path(path_type=Path))
 def config_check(config_file: Path) -> None:
-    """Tell every mistake in a config.yaml."""
-    from .config import load
+    """Tell every mistake in a config.yaml; encoders are tried with its settings."""
+    import asyncio
 
-    load(config_file, {})
+    from .config import load
+    from .daemon import check_config
+
+    asyncio.run(check_config(load(config_file, {})))
     click.echo(f"{config_file} is right")
 
 

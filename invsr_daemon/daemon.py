@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -27,9 +28,11 @@ from .intake import Intake, room_of, runner_job, thaw
 from .model import hub
 from .notify import Notifier
 from .outbox import obstacle
+from .places import Places
 from .plans import Plan, frames_of
-from .pool import Pool
-from .records import ConfigError, DiskFullError, InvsrError, ResourceError, Task, VideoTask
+from .pool import MediaProcesses, Pool
+from .records import ConfigError, DiskFullError, InvsrError, ResourceError, Task, VideoTask, WorkerLostError
+from .retention import forgettable
 from .runner import Interrupted, Result, clear_room, run_job
 from .status import Status, only_daemon
 from .store import STORE_FILE, JobRow, Kind, State, Store, retry_delay
@@ -45,6 +48,10 @@ PAUSE_SECONDS = 10.0  # before something is tried again that the disk did not le
 RATE_SECONDS = 60.0
 EXTENSION_SECONDS = 30.0
 KILL_SECONDS = 2.0
+CHECK_SECONDS = 120.0  # for encoders to be tried; a broken driver may hang
+PRUNE_SECONDS = 6 * 3600.0
+DAY = 86_400.0
+STARTING = "starting"
 THREADS = 64  # on call: long films that are being probed must not keep everything else waiting
 
 
@@ -74,6 +81,29 @@ def check_models(settings: Settings) -> None:
     """Raise ModelError at once for a model that no job of its preset could be done with."""
     for each in settings.variants().values():
         hub.resolve(each.model, each.models_dir)
+
+
+async def check_encoders(settings: Settings, media: MediaProcesses) -> None:
+    """Raise ConfigError for settings that every film of their preset would fail with."""
+    asked = {f"{prefix}video": each.video_settings() for prefix, each in settings.variants().items()}
+    distinct = list(dict.fromkeys(asked.values()))
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            problems = dict(zip(distinct, await media.check(distinct), strict=True))
+    except (TimeoutError, WorkerLostError) as error:
+        raise ConfigError(f"video: an encoder hangs or crashes: {error}") from error
+    wrong = [f"{name}: {problem}" for name, video in asked.items() if (problem := problems[video])]
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+
+
+async def check_config(settings: Settings) -> None:
+    """`check_encoders`, for a command."""
+    media = MediaProcesses()
+    try:
+        await check_encoders(settings, media)
+    finally:
+        await media.stop()
 
 
 def _watching(settings: Settings) -> Watching:
@@ -202,9 +232,11 @@ class Daemon:
         self._rate = _Rate()
         self._started = time.time()
         self._on_request: float | None = None
-        self._blocked: str | None = None
+        self._blocked: str | None = STARTING
         self._blocked_until = 0.0
         self._given_up = False
+        self._reload_wanted = False
+        self._places = Places(self._folders.state)
 
     async def run(self) -> bool:
         """Until a signal has stopped it; whether that was in peace.
@@ -218,7 +250,7 @@ class Daemon:
         assert everything is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, everything)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._want_reload)
         with only_daemon(self._folders.state):
             await self._records.open()
             try:
@@ -248,7 +280,10 @@ class Daemon:
                 )
                 limits = self._settings.limits
                 async with Pool(devices, limits.cpu_threads, limits.stall_seconds) as pool:
+                    await check_encoders(self._settings, pool.media)
+                    pruning = group.create_task(self._prune())
                     await self._serve(pool, inbox, devices)
+                pruning.cancel()
                 arrivals.cancel()
 
     async def _recover(self) -> list[JobRow]:
@@ -270,6 +305,24 @@ class Daemon:
                 return
             with logs.of_job(row.id), suppress(ResourceError):  # then it is done at the next start
                 await self._tidy(row.id)
+
+    async def _prune(self) -> None:
+        """Forget what ended long ago, now and again; not while files cannot be seen."""
+        while True:
+            while self._held():
+                await asyncio.sleep(LANE_SECONDS)
+            with suppress(ResourceError):  # busy or full: another day
+                await self._forget_before(time.time() - self._settings.keep_days * DAY)
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _forget_before(self, then: float) -> None:
+        seen = 0
+        while rows := await self._records.call(partial(Store.ended_before, then=then, after=seen, limit=500)):
+            seen = rows[-1].id
+            gone = await asyncio.to_thread(forgettable, self._folders.state, rows)
+            if await asyncio.to_thread(self._not_as_before):
+                return  # perhaps files only seemed to be gone
+            await self._records.call(partial(Store.forget, jobs=gone))
 
     async def _accept(self, inbox: Inbox) -> None:
         async for arrivals in inbox.arrivals():
@@ -380,6 +433,9 @@ class Daemon:
         elif isinstance(error, DiskFullError):
             self._block(reason, PAUSE_SECONDS)
             await self._postpone(row, reason, PAUSE_SECONDS, counts=False)
+        elif why := await asyncio.to_thread(self._not_as_before):
+            self._block(why, PAUSE_SECONDS)
+            await self._postpone(row, why, PAUSE_SECONDS, counts=False)
         elif not await asyncio.to_thread(still_the_same, row):
             reason = REPLACED if os.path.lexists(row.source) else GONE
             log.warning("%s: %s", row.relative, reason)
@@ -426,7 +482,7 @@ class Daemon:
 
     def _block(self, why: str, seconds: float = 0.0) -> None:
         """Let no work begin for so long, and until the folders bear it."""
-        if self._blocked is None:
+        if self._blocked in (None, STARTING):
             log.warning("paused: %s", why)
         self._blocked = why
         self._blocked_until = time.monotonic() + seconds
@@ -438,6 +494,8 @@ class Daemon:
         while not self._stopping.is_set():
             try:
                 await self._hear_wishes()
+                if self._reload_wanted:
+                    await self._reload(pool.media)
                 await self._guard_folders()
                 if time.monotonic() - told >= STATUS_SECONDS:
                     await self._tell(pool, inbox, devices)
@@ -462,15 +520,27 @@ class Daemon:
                 work.cancel()
         self._wake_all()
 
+    def _not_as_before(self) -> str | None:
+        """Which of the folders is not there, or not mounted, if so."""
+        if not self._folders.inbox.is_dir():
+            return f"{self._folders.inbox} is not there"
+        away = (folder.absolute() for folder in self._settings.put_away())
+        folders = (self._folders.inbox, self._folders.outbox, *away)
+        return next(filter(None, map(self._places.problem, folders)), None)
+
     async def _guard_folders(self) -> None:
-        """Pause where a folder cannot be written to or is nearly full, and go on when that is over."""
+        """Pause where a folder is gone, cannot be written to or is nearly full; go on when that is over."""
+        if why := await asyncio.to_thread(self._not_as_before):
+            self._block(why)
+            return
         least = self._settings.limits.min_free_space
         for folder in (self._folders.state, self._folders.outbox):
             if why := await asyncio.to_thread(obstacle, folder, least):
                 self._block(why)
                 return
         if self._blocked is not None and time.monotonic() >= self._blocked_until:
-            log.info("going on")
+            if self._blocked != STARTING:
+                log.info("going on")
             self._blocked = None
             self._wake_all()
 
@@ -534,14 +604,19 @@ class Daemon:
         if left:
             await asyncio.wait(left, timeout=KILL_SECONDS)
 
-    def _reload(self) -> None:
+    def _want_reload(self) -> None:
+        self._reload_wanted = True
+
+    async def _reload(self, media: MediaProcesses) -> None:
         """Read the settings again: for new jobs. What a running process cannot change is named."""
+        self._reload_wanted = False
         self._notifier.reloading()
         try:
             settings = self._reread()
             Folders.of(settings)
             check_models(settings)
             self._check_watched(settings)
+            await check_encoders(settings, media)
         except InvsrError as error:
             log.error("the settings were not changed: %s", error)
         else:

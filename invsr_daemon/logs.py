@@ -107,6 +107,12 @@ def tail(state_dir: Path, job: int, lines: int) -> list[str]:
     return text.splitlines()[-lines:]
 
 
+def remove(state_dir: Path, job: int) -> None:
+    """Remove a job's file."""
+    with suppress(OSError):  # there is none, or it may go another day
+        (state_dir / LOG_FOLDER / f"{job}.log").unlink()
+
+
 def set_up(level: str, wanted: Format, state_dir: Path) -> None:
     """Log to stderr in a format, and each job's lines into a file of its own."""
     formatters = {"text": _Timed, "journal": _Journal, "json": _Json}

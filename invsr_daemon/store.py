@@ -377,6 +377,17 @@ class Store:
                 came_to[after] += 1
         return came_to
 
+    def forget(self, jobs: Collection[int]) -> None:
+        """Remove all that is known of ended jobs."""
+        with self._transaction():
+            for job in jobs:
+                if self.job(job).state not in ENDED:  # on request it may have begun again by now
+                    continue
+                for table in ("chunks", "attempts", "transitions"):
+                    self._db.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+                self._db.execute("DELETE FROM jobs WHERE id = ?", (job,))
+            self._db.execute("DELETE FROM settings WHERE id NOT IN (SELECT settings FROM jobs)")
+
     # Wishes
 
     def want_cancel(self, job: int, now: float) -> State:
@@ -432,12 +443,6 @@ class Store:
         rows = self._rows("SELECT since FROM pause")
         return rows[0]["since"] if rows else None
 
-    def next_due(self, now: float) -> float | None:
-        """When the next postponed job may start, if any has to wait longer than until now."""
-        (row,) = self._rows("SELECT min(not_before) AS due FROM jobs WHERE not_before > ?", (now,))
-        due: float | None = row["due"]
-        return due
-
     def untidy(self) -> list[JobRow]:
         """Jobs that are done or have failed, but may leave something to do (see `tidied`), oldest first."""
         return [_job_row(row) for row in self._rows(_JOBS + "WHERE untidy ORDER BY jobs.id")]
@@ -467,6 +472,18 @@ class Store:
         chosen = f"SELECT id FROM jobs WHERE state IN ({marks}) ORDER BY id DESC LIMIT ?"
         sql = f"{_JOBS} WHERE jobs.id IN ({chosen}) ORDER BY jobs.id DESC"
         return [_job_row(row) for row in self._rows(sql, (*states, -1 if limit is None else limit))]
+
+    def ended_before(self, then: float, after: int, limit: int) -> list[JobRow]:
+        """Jobs with ids beyond `after` that ended before a time and are tidied up; oldest first.
+
+        Never the latest job: a new one would be given its id.
+        """
+        chosen = (
+            "SELECT id FROM jobs WHERE ended < ? AND NOT untidy AND id > ?"
+            " AND id < (SELECT max(id) FROM jobs) ORDER BY id LIMIT ?"
+        )
+        sql = f"{_JOBS} WHERE jobs.id IN ({chosen}) ORDER BY jobs.id"
+        return [_job_row(row) for row in self._rows(sql, (then, after, limit))]
 
     def transitions(self, job: int) -> list[Transition]:
         sql = "SELECT job, time, before, after, reason FROM transitions WHERE job = ? ORDER BY id"

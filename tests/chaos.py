@@ -40,6 +40,7 @@ DAEMON_SHARE = 0.5
 # units of the time that a daemon took to its first result.
 DEEP_SHARE, DEEP, SHALLOW = 0.25, 2.0, 0.3
 REPORT_EVERY = 50
+PATIENCE = 3600.0
 
 Recorded = dict[tuple[int, int], float]
 
@@ -75,7 +76,7 @@ class Chaos:
         for path in waiting:
             self.site.drop(path)
         with self.site.daemon() as process:
-            self.site.wait_until_all_ended(len(files))
+            self.site.wait_until_all_ended(len(files), PATIENCE)
             assert stop(process) == 0
         self._look()
 
@@ -113,8 +114,8 @@ def recorded(site: Site) -> Recorded:
 def make_files(folder: Path, kills: int) -> list[Path]:
     """Films, pictures and files that are neither: enough that there is work until the last kill."""
     folder.mkdir(parents=True)
-    made = [film(folder / f"film-{number}.mp4", 24, seed=number) for number in range(max(3, kills // 8))]
-    made += [picture(folder / f"picture-{number}.png", seed=number) for number in range(max(12, kills // 3))]
+    made = [film(folder / f"film-{number}.mp4", 24, seed=number) for number in range(max(3, kills // 30))]
+    made += [picture(folder / f"picture-{number}.png", seed=number) for number in range(max(12, kills // 10))]
     for name, content in BAD.items():
         (folder / name).write_bytes(content)
         made.append(folder / name)
@@ -129,7 +130,7 @@ def undisturbed(site: Site, files: list[Path]) -> float:
     with site.daemon() as process:
         wait_until(lambda: any(row.state == "done" for row in site.jobs()), "a first result")
         seconds = time.monotonic() - began
-        site.wait_until_all_ended(len(files))
+        site.wait_until_all_ended(len(files), PATIENCE)
         assert stop(process) == 0
     return seconds
 

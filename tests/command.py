@@ -72,9 +72,9 @@ class Home:
         return {**os.environ, "XDG_STATE_HOME": str(self.path / "state")}
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS) -> None:
     """Poll until something holds; AssertionError if it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.05)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from invsr_daemon.store import ENDED, STORE_FILE, JobRow, Store
 
-from .command import Home, processes_of, wait_until
+from .command import PATIENCE_SECONDS, Home, processes_of, wait_until
 from .mediafiles import Sound, make_film
 
 WORKER = ("-m", "invsr_daemon.worker")
@@ -173,14 +173,14 @@ class Site(Home):
         wait_until(there, f"{name} is {' or '.join(states)}")
         return self.jobs_of(name)[0]
 
-    def wait_until_all_ended(self, jobs: int) -> None:
+    def wait_until_all_ended(self, jobs: int, patience: float = PATIENCE_SECONDS) -> None:
         """Until there are so many jobs, all of them have ended and nothing is left to do for them."""
 
         def ended() -> bool:
             rows = self.jobs()
             return len(rows) >= jobs and all(row.state in ENDED for row in rows) and not self.untidy()
 
-        wait_until(ended, f"{jobs} jobs ended")
+        wait_until(ended, f"{jobs} jobs ended", patience)
 
     def untidy(self) -> list[JobRow]:
         with Store.open(self.state / STORE_FILE) as store:

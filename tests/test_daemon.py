@@ -292,6 +292,9 @@ def test_settings_are_read_again_for_new_jobs(live: Live) -> None:
         (line,) = [line for line in site.log.splitlines() if "settings were not changed" in line]
         for name in ("scale", "limits.stall_seconds", "nonsense"):
             assert name in line
+        site.configure(presets={"odd": {"video": {"container": "mov", "codec": "ffv1"}}})
+        os.kill(live.pid, signal.SIGHUP)
+        wait_until(lambda: "presets.odd.video: video.container: mov cannot hold ffv1" in site.log, "it tells")
         site.drop(picture(live.files / "half.png", seed=7))
         site.wait_for("half.png", "done")
         with Image.open(site.outbox / "half.png") as image:
@@ -371,6 +374,26 @@ def test_nothing_is_left_behind(live: Live, undisturbed: Path) -> None:
     done = {f"job-{row.id}" for row in live.site.jobs() if row.state == "done"}
     wait_until(lambda: not done & {path.name for path in live.site.state.glob("*/*")}, "rooms are cleared")
     assert [path for path in live.site.outbox.rglob(".*")] == []
+
+
+def test_what_ended_long_ago_is_forgotten_unless_its_file_is_still_there(site: Site) -> None:
+    site.configure(failures={"note": False})
+    for name in ("gone.mp4", "kept.mp4", "latest.mp4"):
+        (site.path / name).write_text(f"no film, and not {name}")
+    with site.daemon() as process:
+        for name in ("gone.mp4", "kept.mp4", "latest.mp4"):
+            site.drop(site.path / name)
+            site.wait_for(name, "failed")
+        site.wait_until_all_ended(3)
+        assert stop(process) == 0
+    (site.inbox / "gone.mp4").unlink()
+    assert {path.name for path in site.state.glob("logs/*")} == {"1.log", "2.log", "3.log"}
+    site.configure(keep_days=1e-6)
+    with site.daemon() as process:
+        wait_until(lambda: site.jobs_of("gone.mp4") == [], "it is forgotten")
+        assert stop(process) == 0
+    assert [row.relative.name for row in site.jobs()] == ["latest.mp4", "kept.mp4"]
+    assert {path.name for path in site.state.glob("logs/*")} == {"3.log"}
 
 
 # Starting, stopping, dying
@@ -499,6 +522,10 @@ def test_a_worker_that_hangs_is_killed(site: Site, undisturbed: Path) -> None:
         ({"presets": {"a": {"originals": {"after": "archive", "archive": "."}}}}, "presets.a.originals"),
         ({"inbox": None}, "inbox: a folder is needed"),
         ({"model": "no-such-model"}, "no-such-model"),
+        (
+            {"presets": {"a": {"video": {"preset": "glacial"}}, "b": {"video": {"codec": "nope"}}}},
+            "presets.b.video: video.codec: there is no encoder 'nope'",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_at_the_start(site: Site, settings: dict[str, object], said: str) -> None:

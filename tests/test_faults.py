@@ -211,8 +211,7 @@ def fill(folder: Path) -> Path:
 
 
 def remount(pid: int, folder: Path, how: str) -> None:
-    command = ["nsenter", "-t", str(pid), "-m", "mount", "-o", f"remount,{how}", str(folder)]
-    subprocess.run(command, check=True)
+    inside(pid, "mount", "-o", f"remount,{how}", folder)
 
 
 @pytest.mark.usefixtures("mounting")
@@ -250,6 +249,56 @@ def test_a_state_folder_that_is_full(tmp_path: Path) -> None:
         assert list(contents(site.outbox)) == ["film.mp4"]
         assert stop(process) == 0
     assert " failed: " not in site.log
+
+
+def on_one_disk(folder: Path, *places: Path) -> tuple[str, ...]:
+    """What to start a command with for which these folders lie on a disk of their own, mounted on each."""
+    script = 'mount -t tmpfs none "$0" && while [ "$1" != -- ]; do mkdir -p "$0/$1" "$1" && '
+    script += 'mount --bind "$0/$1" "$1" && shift || exit 1; done; shift; exec "$@"'
+    folder.mkdir()
+    return ("unshare", "-m", "sh", "-c", script, str(folder), *map(str, places), "--")
+
+
+def inside(pid: int, *command: str | Path) -> None:
+    """Run a command with another process's mounts."""
+    subprocess.run(["nsenter", "-t", str(pid), "-m", *map(str, command)], check=True)
+
+
+@pytest.mark.usefixtures("mounting")
+def test_folders_that_are_unmounted_are_not_taken_for_empty_ones(tmp_path: Path) -> None:
+    site = Site.make(tmp_path)
+    disk = tmp_path / "disk"
+
+    def drop(process: subprocess.Popen[bytes], name: str) -> None:
+        picture(tmp_path / name, seed=len(name))
+        shutil.copy(tmp_path / name, seen_by(process.pid, site.inbox) / f".{name}")
+        (seen_by(process.pid, site.inbox) / f".{name}").rename(seen_by(process.pid, site.inbox) / name)
+
+    with site.daemon(*on_one_disk(disk, site.inbox, site.outbox)) as process:
+        drop(process, "a.png")
+        site.wait_for("a.png", "done")
+        site.command("pause")
+        wait_until(lambda: site.status()["daemon"]["held"] == "paused", "it has heard")
+        drop(process, "bb.png")
+        site.wait_for("bb.png", "queued")
+        for place in (site.outbox, site.inbox):
+            inside(process.pid, "umount", "--lazy", place)
+        wait_until(lambda: f"paused: {site.inbox} is not mounted" in site.log, "it misses the inbox")
+        site.command("resume")
+        inside(process.pid, "mount", "--bind", f"{disk}/{site.inbox}", site.inbox)
+        missed = f"{site.outbox} is not mounted"
+        wait_until(lambda: missed in (site.status()["daemon"]["held"] or ""), "it misses the outbox")
+        assert site.jobs_of("bb.png")[0].state == "queued"
+        inside(process.pid, "mount", "--bind", f"{disk}/{site.outbox}", site.outbox)
+        site.wait_for("bb.png", "done")
+        assert sorted(contents(seen_by(process.pid, site.outbox))) == ["a.png", "bb.png"]
+        assert stop(process) == 0
+    with site.daemon() as process:
+        wait_until(lambda: site.log.count("is not mounted") >= 2, "it knows after a start, too")
+        site.drop(tmp_path / "a.png", "c.png")
+        site.wait_for("c.png", "queued")
+        assert stop(process) == 0
+    assert contents(site.outbox) == {}, "nothing lies beneath the mount"
 
 
 def test_folders_that_go_and_come(tmp_path: Path) -> None:

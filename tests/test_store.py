@@ -281,6 +281,28 @@ def test_the_latest_jobs_of_some_states_come_first(store: Store) -> None:
     assert store.jobs({"done"}) == store.jobs(()) == []
 
 
+def test_what_ended_long_ago_can_be_forgotten(store: Store) -> None:
+    store.accept([new_job(number) for number in range(5)], 1.0)
+    for ended in (10.0, 20.0, 30.0):
+        job = store.claim("film", 2.0)
+        assert job is not None
+        store.planned(job.id, OUTPUT, [1], {0}, 2.0)
+        store.finish(job.id, OUTPUT, 1, None, ended)
+        if ended != 20.0:
+            store.tidied(job.id)
+    assert [row.id for row in store.ended_before(25.0, 0, 9)] == [1], "2 is not tidied up, 3 is too young"
+    assert store.ended_before(25.0, 1, 9) == []
+    store.forget([1, 4])
+    assert [row.id for row in store.jobs()] == [5, 4, 3, 2], "4 has not ended"
+    assert not store.known(new_job(0).source, new_job(0).identity)
+    assert [*store.transitions(1), *store.attempts(1), *store.chunks(1)] == []
+    for job_id in (4, 5):
+        store.want_cancel(job_id, 3.0)
+    assert [row.id for row in store.ended_before(99.0, 0, 9)] == [3, 4], (
+        "the latest id is not to be used again"
+    )
+
+
 # Claiming
 
 
@@ -302,8 +324,6 @@ def test_a_postponed_job_waits_until_it_is_due(store: Store) -> None:
     row = store.job(job)
     assert (row.not_before, row.reason, row.attempts) == (50.0, "the disk is full", 1)
     assert store.claim("film", 49.0) is None
-    assert store.next_due(49.0) == 50.0
-    assert store.next_due(50.0) is None
     again = store.claim("film", 50.0)
     assert again is not None
     assert (again.id, again.attempts, again.not_before, again.reason) == (job, 2, None, None)
@@ -625,8 +645,6 @@ class Machine(RuleBasedStateMachine):
             found = (row.state, row.attempts, row.not_before, row.cancel_wanted)
             assert found == (model.state, model.attempts, model.not_before, model.cancel_wanted)
             assert [each.after for each in self.command.transitions(job)] == model.chain
-        later = [m.not_before for m in self.jobs.values() if m.not_before and m.not_before > self.now]
-        assert self.command.next_due(self.now) == min(later, default=None)
 
 
 def test_against_a_model() -> None:
@@ -1009,7 +1027,6 @@ def test_nothing_reads_all_jobs(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store.claim("film", 4.0)
         store.recover(lambda row: 1, 5.0)
         store.retry_failed(6.0)
-        store.next_due(7.0)
         store.known(OUTPUT, Identity(1, 2, 3))
         store.jobs({"failed", "done"}, limit=50)
         for ask in (store.transitions, store.attempts, store.chunks):

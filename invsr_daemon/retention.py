@@ -1,0 +1,23 @@
+"""Forgetting jobs that ended long ago: their logs, their pieces, and in the end that there were any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import logs
+from .intake import room_of
+from .runner import clear_room
+from .store import JobRow
+
+
+def forgettable(state_dir: Path, rows: Sequence[JobRow]) -> list[int]:
+    """Remove what is kept of these jobs; the ids of those whose record may go, too.
+
+    A file that still lies in the inbox needs its record: it would be taken for a new one.
+    """
+    for row in rows:
+        clear_room(state_dir, room_of(row))
+        logs.remove(state_dir, row.id)
+    return [row.id for row in rows if not os.path.lexists(row.source)]
