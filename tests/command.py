@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,22 @@ class Home:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "XDG_STATE_HOME": str(self.path / "state")}
 
+    def workers(self) -> set[int]:
+        """Living workers of this home's processes."""
+        return self._living("invsr_daemon.worker")
+
+    def media_processes(self) -> set[int]:
+        """Those that plan jobs and join pieces at this moment, or have done so just now."""
+        return self._living("invsr_daemon.media_process")
+
+    def wait_for_children(self) -> None:
+        """What served a killed process dies with it."""
+        wait_until(lambda: not self.workers() | self.media_processes(), "they follow their parent")
+
+    def _living(self, module: str) -> set[int]:
+        mark = f"XDG_STATE_HOME={self.path / 'state'}".encode()
+        return {pid for pid in _processes_of(module) if mark in _environment(pid)}
+
 
 def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS) -> None:
     """Poll until something holds; AssertionError if it never does."""
@@ -80,8 +96,8 @@ def wait_until(condition: Callable[[], bool], what: str, patience: float = PATIE
         time.sleep(0.05)
 
 
-def processes_of(command: Sequence[str]) -> set[int]:
-    """Living processes whose command line holds all of these words."""
+def _processes_of(module: str) -> set[int]:
+    """Living processes that run a module."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -90,6 +106,13 @@ def processes_of(command: Sequence[str]) -> set[int]:
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:  # it ended meanwhile
                 continue
-            if state != "Z" and all(word in words for word in command):
+            if state != "Z" and module in words:
                 found.add(int(entry.name))
     return found
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it ended meanwhile
+        return []

@@ -21,11 +21,9 @@ from PIL import Image
 
 from invsr_daemon.store import ENDED, STORE_FILE, JobRow, Store
 
-from .command import PATIENCE_SECONDS, Home, processes_of, wait_until
+from .command import PATIENCE_SECONDS, Home, wait_until
 from .mediafiles import Sound, make_film
 
-WORKER = ("-m", "invsr_daemon.worker")
-MEDIA_PROCESS = ("-m", "invsr_daemon.media_process")
 CHUNK = 8
 
 
@@ -118,22 +116,6 @@ class Site(Home):
                 if process.poll() is None:
                     kill(process)
                 self.wait_for_children()
-
-    def wait_for_children(self) -> None:
-        """A killed daemon's processes die with it."""
-        wait_until(lambda: not self.workers() | self.media_processes(), "they follow their parent")
-
-    def workers(self) -> set[int]:
-        """Living workers of this home's daemons."""
-        return self._living(WORKER)
-
-    def media_processes(self) -> set[int]:
-        """Those that plan jobs and join pieces at this moment, or have done so just now."""
-        return self._living(MEDIA_PROCESS)
-
-    def _living(self, command: tuple[str, ...]) -> set[int]:
-        mark = f"XDG_STATE_HOME={self.path / 'state'}".encode()
-        return {pid for pid in processes_of(command) if mark in _environment(pid)}
 
     def command(self, *arguments: str) -> str:
         """Run a command about this daemon; what it prints."""
@@ -242,10 +224,3 @@ def cpu_seconds(pid: int) -> float:
     """Time on a core, ever."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # it ended meanwhile
-        return []

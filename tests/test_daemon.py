@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from invsr_daemon.config import load
 from invsr_daemon.store import STORE_FILE, Store
 
 from . import chaos
@@ -374,6 +375,42 @@ def test_nothing_is_left_behind(live: Live, undisturbed: Path) -> None:
     done = {f"job-{row.id}" for row in live.site.jobs() if row.state == "done"}
     wait_until(lambda: not done & {path.name for path in live.site.state.glob("*/*")}, "rooms are cleared")
     assert [path for path in live.site.outbox.rglob(".*")] == []
+
+
+def test_ten_thousand_files_at_once_are_queued_within_one_scan(site: Site) -> None:
+    """While they are dropped events get lost; the time allowed is that between two scans by default."""
+    source = picture(site.path / "a.png")
+    with site.daemon() as process:
+        site.command("pause")
+        wait_until(lambda: site.status()["daemon"]["held"] == "paused", "it has heard")
+        began = time.monotonic()
+        for number in range(10_000):
+            os.link(source, site.inbox / f"{number}.png")
+        with Store.open(site.state / STORE_FILE) as store:
+            wait_until(lambda: store.counts()["queued"] == 10_000, "all are queued")
+        seconds = time.monotonic() - began
+        print(f"queued after {seconds:.1f} s, {resident_bytes(process.pid) / 1e6:.1f} MB")
+        assert seconds < load(None, {}).watch.rescan_seconds
+        assert resident_bytes(process.pid) < MOST_MEMORY
+        assert stop(process) == 0
+    assert len({row.relative for row in site.jobs()}) == 10_000
+
+
+def test_a_slow_writer_is_waited_for(site: Site) -> None:
+    """A file that grows for ten seconds, with pauses shorter than the settling time."""
+    site.configure(settle_seconds=3, watch={"rescan_seconds": 0.5})
+    with site.daemon() as process:
+        site.command("pause")
+        with (site.inbox / "film.mp4").open("wb", buffering=0) as file:
+            until = time.monotonic() + 10
+            while time.monotonic() < until:
+                file.write(bytes(1000))
+                time.sleep(0.2)
+            size = file.tell()
+        assert site.jobs() == []
+        assert site.wait_for("film.mp4", "queued").identity.size == size
+        assert stop(process) == 0
+    assert len(site.jobs()) == 1
 
 
 def test_what_ended_long_ago_is_forgotten_unless_its_file_is_still_there(site: Site) -> None:

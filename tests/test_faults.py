@@ -173,6 +173,21 @@ def test_a_disk_that_fails_while_results_are_synced(tmp_path: Path, crash: Runne
     assert site.log.count("Input/output error") == 2
 
 
+def test_a_folder_that_fails_when_it_is_synced(tmp_path: Path) -> None:
+    """By the kernel's own answer, once, when the result has its name already: it is not published twice."""
+    site = Site.make(tmp_path)
+    site.outbox.mkdir()
+    failing = ("-e", "trace=fsync", "-P", str(site.outbox), "-e", "inject=fsync:error=EIO:when=1")
+    with site.daemon("strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *failing) as process:
+        site.drop(picture(tmp_path / "a.png"))
+        row = site.wait_for("a.png", "done")
+        assert stop(process) == 0
+    assert row.attempts == 2
+    assert "Input/output error" in site.log
+    assert list(contents(site.outbox)) == ["a.png"]
+    assert site.litter() == []
+
+
 # Disks that are full, folders that are not there or not to be written to
 
 

@@ -20,10 +20,9 @@ import pytest
 from av.packet import Packet
 from PIL import Image
 
-from .command import Finished, Home, processes_of, wait_until
+from .command import Finished, Home, wait_until
 
 FRAMES = 40
-WORKER = ("-m", "invsr_daemon.worker")
 
 
 @pytest.fixture
@@ -111,7 +110,7 @@ def test_after_kill_9_only_unfinished_chunks_are_computed(home: Home, film: Path
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     finished_chunks = len(home.chunks())
-    wait_until(lambda: not processes_of(WORKER), "the worker follows its parent")
+    home.wait_for_children()
     assert listing(home.path / "out") == []
 
     resumed = home.run(*command)
@@ -125,7 +124,7 @@ def test_after_kill_9_only_unfinished_chunks_are_computed(home: Home, film: Path
 def test_a_killed_worker_is_replaced(home: Home, film: Path) -> None:
     with home.start("process", film, "-o", "out/", "-c", "small-chunks.yaml") as process:
         wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
-        for pid in processes_of(WORKER):
+        for pid in home.workers():
             os.kill(pid, signal.SIGKILL)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
