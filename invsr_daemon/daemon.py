@@ -52,7 +52,7 @@ CHECK_SECONDS = 120.0  # for encoders to be tried; a broken driver may hang
 PRUNE_SECONDS = 6 * 3600.0
 DAY = 86_400.0
 STARTING = "starting"
-THREADS = 64  # on call: long films that are being probed must not keep everything else waiting
+THREADS = 16  # on call: results that are synced to a slow disk must not keep everything else waiting
 
 
 @dataclass(frozen=True)
@@ -662,7 +662,7 @@ async def _run(daemon: Daemon) -> None:
 
 
 def _leave_now() -> NoReturn:
-    """End without waiting for threads, which cannot be cancelled: one may be probing a long film."""
+    """End without waiting for threads, which cannot be cancelled: one may be syncing a long film."""
     sys.stderr.flush()
     os._exit(0)
 

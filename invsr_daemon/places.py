@@ -38,7 +38,7 @@ class Places:
 
     def _remember(self, folder: Path, mount: Path) -> None:
         self._known[str(folder)] = str(mount)
-        partial = self._file.with_suffix(".part")
+        partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(self._known))
         sync_rename(partial, self._file)
 

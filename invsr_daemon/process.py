@@ -153,7 +153,7 @@ class _Session:
 
 
 def _leave_now(code: int) -> NoReturn:
-    """End without waiting for threads, which cannot be cancelled: one may be probing a long film."""
+    """End without waiting for threads, which cannot be cancelled: one may be syncing a long film."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

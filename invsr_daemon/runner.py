@@ -11,11 +11,11 @@ import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .durable import sync_rename
 from .outbox import Imprint, begin, check_free, clear, explained, finish
@@ -70,7 +70,7 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
 
     Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
-    plan = await _outliving(job, lambda: pool.media.look(job))
+    plan = await _before(stopping, _outliving(job, lambda: pool.media.look(job)))
     if output := _published_before(plan):
         await asyncio.to_thread(_clean_up_after, plan)
         return Result(plan, output, 0, was_there=True)
@@ -127,6 +127,20 @@ async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
             raise
         imprint = naming.result()  # too late: it has its name
     return Path(imprint.output)
+
+
+async def _before(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Do something, unless it is time to stop before its end. Raises Interrupted then."""
+    doing, stopped = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise Interrupted("stopped")
+        return doing.result()
+    finally:
+        doing.cancel()
+        stopped.cancel()
+        await asyncio.wait({doing, stopped})
 
 
 async def _outliving(job: Job, ask: Callable[[], Awaitable[T]]) -> T:

@@ -238,7 +238,7 @@ def test_a_film_is_cancelled_and_tried_again_from_where_it_was(live: Live, undis
 def test_pause_and_resume(live: Live) -> None:
     site = live.site
     site.command("pause")
-    wait_until(lambda: site.status()["daemon"]["held"] == "paused", "it has heard")
+    wait_until(lambda: (site.status()["daemon"] or {}).get("held") == "paused", "it has heard")
     site.drop(picture(live.files / "waits.png", seed=6))
     site.drop(picture(live.files / "dropped.png", seed=6))
     site.wait_for("waits.png", "queued")
@@ -382,7 +382,7 @@ def test_ten_thousand_files_at_once_are_queued_within_one_scan(site: Site) -> No
     source = picture(site.path / "a.png")
     with site.daemon() as process:
         site.command("pause")
-        wait_until(lambda: site.status()["daemon"]["held"] == "paused", "it has heard")
+        wait_until(lambda: (site.status()["daemon"] or {}).get("held") == "paused", "it has heard")
         began = time.monotonic()
         for number in range(10_000):
             os.link(source, site.inbox / f"{number}.png")
@@ -495,6 +495,25 @@ def test_patience_ends(site: Site, drain_seconds: int, signals: int, said: str) 
     (row,) = site.jobs()
     assert (row.state, row.attempts) == ("queued", 0)
     assert contents(site.outbox) == {}
+
+
+def test_a_long_look_at_a_film_does_not_delay_a_stop(site: Site) -> None:
+    site.state.mkdir(parents=True)
+    site.drop(film(site.path / "film.mp4", 8))
+    with Store.open(site.state / STORE_FILE) as store:
+        store.pause(time.time())
+        with site.daemon() as process:
+            site.wait_for("film.mp4", "queued")
+            wait_until(lambda: (site.status()["daemon"] or {}).get("held") == "paused", "encoders were tried")
+            for pid in site.media_processes():
+                os.kill(pid, signal.SIGSTOP)  # it is asked next, too
+            store.resume()
+            site.wait_for("film.mp4", "running")
+            began = time.monotonic()
+            assert stop(process) == 0
+            assert time.monotonic() - began < 60, "not limits.drain_seconds"
+    (row,) = site.jobs()
+    assert (row.state, row.reason, row.attempts) == ("queued", "the daemon stopped", 0)
 
 
 def test_kill_9_costs_only_what_was_not_finished(site: Site, undisturbed: Path) -> None:

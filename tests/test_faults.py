@@ -293,7 +293,7 @@ def test_folders_that_are_unmounted_are_not_taken_for_empty_ones(tmp_path: Path)
         drop(process, "a.png")
         site.wait_for("a.png", "done")
         site.command("pause")
-        wait_until(lambda: site.status()["daemon"]["held"] == "paused", "it has heard")
+        wait_until(lambda: (site.status()["daemon"] or {}).get("held") == "paused", "it has heard")
         drop(process, "bb.png")
         site.wait_for("bb.png", "queued")
         for place in (site.outbox, site.inbox):
