@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from ..records import ConfigError
 
 if TYPE_CHECKING:
     from .evaluate import Options, evaluate_files
+    from .video import VideoOptions, evaluate_films
 
-__all__ = ["Options", "evaluate_files"]
+__all__ = ["Options", "VideoOptions", "evaluate_files", "evaluate_films", "picture_options", "video_options"]
+
+
+def picture_options(given: Mapping[str, Any]) -> Options:
+    """Of a command line, where None is what was left open. Raises ConfigError for one that is for films."""
+    from .evaluate import Options
+
+    return Options(**_known(given, Options, "goes with --video only"))
+
+
+def video_options(given: Mapping[str, Any]) -> VideoOptions:
+    """The same for `--video`."""
+    from .video import VideoOptions
+
+    return VideoOptions(**_known(given, VideoOptions, "does not go with --video"))
+
+
+def _known(given: Mapping[str, Any], kind: type, otherwise: str) -> dict[str, Any]:
+    known = {name: value for name, value in given.items() if value is not None}
+    for name in known:
+        if name not in kind.__annotations__:
+            raise ConfigError(f"--{name.removesuffix('_file').replace('_', '-')} {otherwise}")
+    return known
 
 
 def __getattr__(name: str) -> Any:
-    """Import the command, and with it torch, only where it is asked for."""
-    if name in __all__:
-        from . import evaluate
+    """Import the commands, and with them torch, only where they are asked for."""
+    from importlib import import_module
 
-        return getattr(evaluate, name)
+    for module, names in (
+        ("evaluate", ("Options", "evaluate_files")),
+        ("video", ("VideoOptions", "evaluate_films")),
+    ):
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ..train import degrade
+from .methods import SCALE
 
 Pixels = NDArray[np.uint8]
 
@@ -66,3 +70,15 @@ class Clip(Protocol):
 
     def steps(self) -> Iterator[Step]:
         """Every frame, from the first; the same ones each time."""
+
+
+def reduced(truth: Pixels) -> Tensor:
+    """The poor picture: [H,W,3] -> float32 [H/4,W/4,3], whole numbers in 0..255; antialiased bicubic."""
+    picture = torch.from_numpy(truth).permute(2, 0, 1)[None].float() / 255
+    return (degrade.bicubic(picture, SCALE)[0].permute(1, 2, 0) * 255).round()
+
+
+def quantised(picture: Tensor) -> Pixels:
+    """[H,W,3] in 0..255 -> uint8, rounded."""
+    rounded: Pixels = picture.round().clamp(0, 255).to(torch.uint8).numpy()
+    return rounded

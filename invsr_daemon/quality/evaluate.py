@@ -10,7 +10,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -34,7 +34,7 @@ from .sheet import Cell, draw_row, draw_sheet, enlarged
 
 # As many pixels as the scale are left out on every side, as in the literature.
 BORDER = SCALE
-LIBRARIES = ("torch", "diffusers", "numpy", "Pillow")
+LIBRARIES = ("torch", "diffusers", "numpy", "Pillow", "opencv-python-headless")
 DECIMALS = {"PSNR": 2, "SSIM": 4, "NIQE": 2, "s/MPix": 2}
 
 
@@ -89,14 +89,14 @@ class Report:
     def mean(self, label: str) -> dict[str, float | None]:
         """A method's metrics, averaged over the pictures that have a value, and seconds per megapixel."""
         scores = [picture.scores[label] for picture in self.pictures]
-        means = {name: _mean(score.values[name] for score in scores) for name in scores[0].values}
+        means = {name: mean(score.values[name] for score in scores) for name in scores[0].values}
         pixels = sum(score.megapixels for score in scores)
         return {**means, "s/MPix": sum(score.seconds for score in scores) / pixels}
 
     def truth_mean(self) -> dict[str, float | None]:
         """What the metrics without reference say about the truth; empty if there is none."""
         names = self.pictures[0].truth
-        return {name: _mean(picture.truth[name] for picture in self.pictures) for name in names}
+        return {name: mean(picture.truth[name] for picture in self.pictures) for name in names}
 
     def table(self) -> str:
         """A line per method, aligned, and below it what a reader must know."""
@@ -105,7 +105,9 @@ class Report:
         lines = [["method", *names]]
         if truth := self.truth_mean():
             means["truth"] = truth
-        lines += [[label, *(_text(name, mean.get(name)) for name in names)] for label, mean in means.items()]
+        lines += [
+            [label, *(text_of(name, mean.get(name)) for name in names)] for label, mean in means.items()
+        ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
@@ -143,7 +145,7 @@ class Report:
             for picture in self.pictures
         ]
         whole = {
-            "versions": {"invsr-daemon": __version__, **{name: version(name) for name in LIBRARIES}},
+            "versions": versions(),
             "niqe_statistics_sha256": hashlib.sha256(PRISTINE.read_bytes()).hexdigest(),
             "settings": self.settings,
             "methods": methods,
@@ -186,7 +188,7 @@ def evaluate_files(paths: Sequence[Path], options: Options, say: Callable[[str],
     settings = load(options.config_file, {"seed": options.seed})
     _check(options)
     sources = find_sources(paths)
-    device = _device(options.device)
+    device = device_named(options.device)
     methods = open_methods(parse_methods(options.methods, settings), settings, device, settings.seed)
     samples = read_samples(
         sources,
@@ -237,7 +239,7 @@ def _measured(sample: Sample, methods: Sequence[Method], offer: Offer) -> tuple[
         score = Score(_values(restored, sample.truth, offer), seconds, megapixels)
         scores[method.spec.label] = score
         first, value = next(iter(score.values.items()))
-        cells.append(Cell(f"{method.spec.label}  {first} {_text(first, value)}", restored))
+        cells.append(Cell(f"{method.spec.label}  {first} {text_of(first, value)}", restored))
     if sample.truth is not None:
         cells.append(Cell("truth", sample.truth))
     height, width = (side * SCALE for side in sample.poor.shape[-2:])
@@ -250,12 +252,12 @@ def _values(picture: Tensor, truth: Tensor | None, offer: Offer) -> dict[str, fl
     """Every metric that can be had: those that compare only if there is a truth."""
     values: dict[str, float | None] = {}
     if truth is not None:
-        values["PSNR"] = _finite(float(metrics.psnr(picture, truth, BORDER)))
-        values["SSIM"] = _finite(float(metrics.ssim(picture, truth, BORDER)))
+        values["PSNR"] = finite(float(metrics.psnr(picture, truth, BORDER)))
+        values["SSIM"] = finite(float(metrics.ssim(picture, truth, BORDER)))
     values["NIQE"] = niqe(picture[0])
     for metric in offer.available:
         if truth is not None or not metric.needs_truth:
-            values[metric.name] = _finite(metric.measure(picture, truth))
+            values[metric.name] = finite(metric.measure(picture, truth))
     return values
 
 
@@ -270,11 +272,16 @@ def _check(options: Options) -> None:
         if value is not None and value < 1:
             raise ConfigError(f"--{name} must be at least 1, not {value}")
     for file in (options.json_file, options.sheet_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ConfigError(f"{file} cannot be written: there is no folder {file.absolute().parent}")
+        check_folder(file)
 
 
-def _device(name: str) -> torch.device:
+def check_folder(file: Path | None) -> None:
+    """ConfigError if there is no folder that a file which was asked for could be written to."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise ConfigError(f"{file} cannot be written: there is no folder {file.absolute().parent}")
+
+
+def device_named(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
@@ -291,23 +298,34 @@ def _recorded(options: Options, settings: Settings) -> dict[str, Any]:
 
 def _write(report: Report, options: Options) -> None:
     for file, content in ((options.json_file, report.as_json), (options.sheet_file, report.sheet)):
-        if file is None:
-            continue
-        try:
-            file.write_bytes(content())
-        except OSError as error:
-            raise OutputError(f"{file} cannot be written: {error.strerror}") from error
+        if file is not None:
+            write_file(file, content())
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def write_file(file: Path, content: bytes) -> None:
+    """Raises OutputError if that fails."""
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def versions() -> dict[str, str]:
+    """Of this program and of the libraries that decide the numbers."""
+    return {"invsr-daemon": __version__, **{name: version(name) for name in LIBRARIES}}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that have a value."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON has no infinity: equal pictures have no PSNR."""
     return value if math.isfinite(value) else None
 
 
-def _text(name: str, value: float | None) -> str:
-    return "-" if value is None else f"{value:.{DECIMALS.get(name, 4)}f}"
+def text_of(name: str, value: float | None, decimals: Mapping[str, int] = DECIMALS) -> str:
+    """A number as tables show it."""
+    return "-" if value is None else f"{value:.{decimals.get(name, 4)}f}"

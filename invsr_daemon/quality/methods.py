@@ -34,7 +34,7 @@ SCALE = 4
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 COLOR_FIXES = ("none", "wavelet", "ycbcr")
 OPTIONS = ("steps", "start", "timesteps", "color", "tile")
-_SEPARATOR = re.compile(r",(?!\s*\d+\s*(?:[,:]|$))")
+SEPARATOR = re.compile(r",(?!\s*\d+\s*(?:[,:]|$))")
 _SPEC = re.compile(r"(?P<name>.+?)(?P<options>(?::[a-z]+=[^:]*)*)")
 
 
@@ -108,7 +108,7 @@ class Restoration:
 
 def parse_methods(text: str, settings: Settings) -> tuple[MethodSpec, ...]:
     """The methods of a list; what one leaves open is as the settings have it. Raises ConfigError."""
-    specs = tuple(_parsed(part.strip(), settings) for part in _SEPARATOR.split(text) if part.strip())
+    specs = tuple(_parsed(part.strip(), settings) for part in SEPARATOR.split(text) if part.strip())
     if not specs:
         raise ConfigError("no method was given: name some, such as bicubic,default")
     labels = [spec.label for spec in specs]

@@ -17,9 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..train import degrade
-from .clips import Flow, Motion, Pixels, Step
-from .methods import SCALE
+from .clips import Flow, Motion, Pixels, Step, quantised, reduced
 from .metrics import blurred, gaussian
 from .spline import coefficients, sample
 
@@ -125,8 +123,7 @@ class Generated:
                 index += 1
 
     def _poor(self, truth: Pixels, index: int) -> Pixels:
-        picture = torch.from_numpy(truth).permute(2, 0, 1)[None].float() / 255
-        poor = degrade.bicubic(picture, SCALE)[0].permute(1, 2, 0) * 255
+        poor = reduced(truth)
         if self.noise:
             digest = hashlib.sha256(self.name.encode()).digest()
             rng = np.random.default_rng([self.seed, index, *digest])
@@ -196,6 +193,8 @@ class Camera:
 
     def _seen(self, t: int, x: Tensor, y: Tensor) -> Tensor:
         """[N]: the layer that alone is seen near places [N] of frame t; MIXED where there are several."""
+        if len(self._shot.layers) == 1:
+            return torch.zeros_like(x, dtype=torch.long)
         owner = self._owner(t)
         around = functional.pad(owner[None, None].float(), (MARGIN,) * 4, mode="replicate")
         window = 2 * MARGIN + 1
@@ -210,12 +209,6 @@ def moved(matrix: Matrix, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Places [N] under an affine map; exactly themselves under the identity."""
     (a, b, c), (d, e, f) = matrix[:2].tolist()
     return a * x + b * y + c, d * x + e * y + f
-
-
-def quantised(picture: Tensor) -> Pixels:
-    """[H,W,3] in 0..255 -> uint8, rounded."""
-    rounded: Pixels = picture.round().clamp(0, 255).to(torch.uint8).numpy()
-    return rounded
 
 
 def texture(picture: Pixels, size: tuple[int, int] | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 # The inverse of sampling a cubic B-spline at whole numbers, (1, 4, 1) / 6, is this geometric series.
 POLE = math.sqrt(3) - 2
-RADIUS = 16  # POLE ** 16 is 7e-10: below the last bit of a float32
+RADIUS = 12  # POLE ** 12 is 1e-7: the last bit of a float32
 
 
 def coefficients(picture: Tensor) -> Tensor:

@@ -1,0 +1,163 @@
+"""What is compared on films: the methods for pictures, frame by frame, and models with a memory.
+
+bicubic, lanczos
+MODEL[:temporal=off|static][:OPTION=VALUE]...
+    temporal=off        every frame with noise of its own, as if it were a picture
+    temporal=static     every frame with the same noise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from ..config import Settings
+from ..records import ConfigError
+from .clips import Pixels, quantised
+from .methods import SEPARATOR, MethodSpec, Resampling, Restoration, open_methods, parse_methods
+from .tiles import TileCounter, Tiles
+
+Temporal = Literal["off", "static"]
+TEMPORAL: tuple[Temporal, ...] = get_args(Temporal)
+TRUTH = "truth"  # is always there, and may be named
+
+
+@dataclass(frozen=True)
+class VideoSpec:
+    """A method as it was asked for; `temporal` is None for one that treats each frame as a picture."""
+
+    label: str
+    picture: MethodSpec
+    temporal: Temporal | None = None
+
+    def settings(self) -> dict[str, object]:
+        """Everything but the label and the name, for a record; empty for a filter."""
+        return {**self.picture.settings(), "temporal": self.temporal} if self.temporal else {}
+
+
+class VideoMethod(Protocol):
+    """Enlarges a film four times. One film after the other, each from its first frame."""
+
+    @property
+    def spec(self) -> VideoSpec: ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The model's, if there is one."""
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """What the networks computed since the film began; None if there are no networks."""
+
+    def restore(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
+        """Frames [h,w,3] -> [4h,4w,3], one for one and in order.
+
+        `chunk_starts`: the frames at which a worker would begin anew, the first of them 0. It may look
+        ahead: what it has taken and not yet given is all that memory holds of a film.
+        """
+
+
+@dataclass(frozen=True)
+class EachFrame:
+    """A filter of Pillow's."""
+
+    spec: VideoSpec
+    filter: Resampling
+    fingerprint: str | None = None
+    tiles: Tiles | None = None
+
+    def restore(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
+        for frame in frames:
+            yield _pixels(self.filter.restore(_picture(frame)))
+
+
+class Restored:
+    """A model, with what it remembers from frame to frame."""
+
+    def __init__(self, spec: VideoSpec, model: Restoration, counter: TileCounter) -> None:
+        self.spec = spec
+        self._model = model
+        self._counter = counter
+        self._tiles = Tiles()
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._model.fingerprint
+
+    @property
+    def tiles(self) -> Tiles | None:
+        return self._tiles
+
+    def restore(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
+        self._tiles = Tiles()
+        restored = self._film(frames, chunk_starts)
+        while True:
+            before = self._counter.counted
+            with self._counter.counting():  # others use the same networks between two frames
+                frame = next(restored, None)
+            self._tiles += self._counter.counted - before
+            if frame is None:
+                return
+            yield frame
+
+    def _film(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
+        """The one place that knows how each kind treats a film."""
+        for index, frame in enumerate(frames):
+            seed = self._model.seed + (index if self.spec.temporal == "off" else 0)
+            yield _pixels(replace(self._model, seed=seed).restore(_picture(frame)))
+
+
+def parse_video_methods(text: str, settings: Settings) -> tuple[VideoSpec, ...]:
+    """The methods of a list; what one leaves open is as the settings have it. Raises ConfigError."""
+    labels = [part.strip() for part in SEPARATOR.split(text) if part.strip()]
+    specs = tuple(_parsed(label, settings) for label in labels if label != TRUTH)
+    if not specs:
+        raise ConfigError("no method was given: name some, such as bicubic,default")
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise ConfigError(f"method {sorted(twice)[0]!r} was given twice")
+    return specs
+
+
+def open_video_methods(
+    specs: Sequence[VideoSpec], settings: Settings, device: torch.device
+) -> tuple[VideoMethod, ...]:
+    """Find every model, then load each once. Raises ConfigError naming the method that cannot be had."""
+    pictures = open_methods([spec.picture for spec in specs], settings, device, settings.seed)
+    methods: list[VideoMethod] = []
+    for spec, method in zip(specs, pictures, strict=True):
+        if isinstance(method, Restoration):
+            methods.append(Restored(spec, method, TileCounter(method.model)))
+        else:
+            assert isinstance(method, Resampling)
+            methods.append(EachFrame(spec, method))
+    return tuple(methods)
+
+
+def _parsed(label: str, settings: Settings) -> VideoSpec:
+    parts = [part.partition("=") for part in label.split(":")]
+    given = [value for key, _, value in parts if key == "temporal"]
+    rest = ":".join("".join(part) for part in parts if part[0] != "temporal")
+    (picture,) = parse_methods(rest, settings)
+    picture = replace(picture, label=label)
+    if not picture.timesteps:
+        if given:
+            raise ConfigError(f"method {label!r}: {picture.name} has no options")
+        return VideoSpec(label, picture)
+    temporal = given[0] if given else TEMPORAL[0]
+    if len(given) > 1 or temporal not in TEMPORAL:
+        raise ConfigError(f"method {label!r}: temporal must be one of {', '.join(TEMPORAL)}")
+    return VideoSpec(label, picture, temporal)
+
+
+def _picture(frame: Pixels) -> Tensor:
+    """[h,w,3] -> [1,3,h,w] in [0,1]."""
+    return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+
+
+def _pixels(picture: Tensor) -> Pixels:
+    """[1,3,H,W] in [0,1] -> [H,W,3]."""
+    return quantised(picture[0].permute(1, 2, 0) * 255)
