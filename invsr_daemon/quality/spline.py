@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The inverse of sampling a cubic B-spline at whole numbers, (1, 4, 1) / 6, is this geometric series.
+# The inverse of sampling a cubic B-spline at whole numbers, (1, 4, 1) / 6: a geometric series of sum 1.
 POLE = math.sqrt(3) - 2
 RADIUS = 12  # POLE ** 12 is 1e-7: the last bit of a float32
 
 
 def coefficients(picture: Tensor) -> Tensor:
     """[C,H,W] float, H and W from 2 up -> [H,W,C]: weights of the B-splines that pass through its pixels."""
-    kernel = math.sqrt(3) * POLE ** (torch.arange(-RADIUS, RADIUS + 1).abs().to(picture))
+    kernel = POLE ** torch.arange(-RADIUS, RADIUS + 1).abs().to(picture)
+    kernel = kernel / kernel.sum()
     rows = _reflected(torch.arange(-RADIUS, picture.shape[-2] + RADIUS), picture.shape[-2])
     columns = _reflected(torch.arange(-RADIUS, picture.shape[-1] + RADIUS), picture.shape[-1])
     padded = picture[:, None, rows][..., columns]
