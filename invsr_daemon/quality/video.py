@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import tee
 from pathlib import Path
@@ -87,7 +87,7 @@ class VideoScore:
     """One method on one film; None where something has no value.
 
     `values`: by the table's column. `changes`, `compensated`: per frame, from the one before; None in the
-    first frame of a shot. `seams`: by frame, of both; see `temporal.seam`.
+    first frame of a shot. `seams`: by frame where a chunk or an anchor begins, of both; see `temporal.seam`.
     """
 
     values: dict[str, float | None]
@@ -161,13 +161,17 @@ class VideoReport:
         }
         return json.dumps(whole, indent=1, allow_nan=False).encode() + b"\n"
 
-    def plot(self) -> bytes:
-        """The change from frame to frame beside the motion, a panel per film, as PNG."""
+    def plot(self, labels: Mapping[str, str] | None = None) -> bytes:
+        """The change from frame to frame beside motion, a panel per film, as PNG.
+
+        `labels`: which methods, by label, and how to call them; the truth is the last. All if not given.
+        """
+        shown = labels or {label: label for label in self.films[0].scores}
         return draw_panels(
             [
                 Panel(
                     f"{film.name}: change from frame to frame beside motion",
-                    tuple(Curve(label, score.compensated) for label, score in film.scores.items()),
+                    tuple(Curve(name, film.scores[label].compensated) for label, name in shown.items()),
                     film.chunk_starts[1:],
                 )
                 for film in self.films
@@ -205,7 +209,7 @@ def evaluate_films(paths: Sequence[Path], options: VideoOptions, say: Callable[[
     device = device_named(options.device)
     methods = open_video_methods(parse_video_methods(options.methods, settings), settings, device)
     films = tuple(watch(clip, methods, options.chunk_frames, say) for clip in clips)
-    report = VideoReport(_recorded(options, settings), methods, films)
+    report = VideoReport(recorded(options, settings), methods, films)
     for file, content in ((options.json_file, report.as_json), (options.plot_file, report.plot)):
         if file is not None:
             write_file(file, content())
@@ -221,7 +225,7 @@ def open_clips(paths: Sequence[Path], options: VideoOptions, settings: Settings)
     if photographs:
         used = read_photographs(photographs, MOST_PHOTOGRAPHS)
         studio = Studio(used, parsed_size(options.size), options.frames, settings.seed)
-        clips += generated([name.strip() for name in options.clips.split(",")], studio)
+        clips += generated([name.strip() for name in options.clips.split(",") if name.strip()], studio)
     clips += [
         Filmed.open(source.path, source.name, options.frames, options.crop, limit)
         for source in sources
@@ -246,9 +250,11 @@ def watch(
         truth.add(step, step.truth)  # cheap: compared with itself
         for track, frame in zip(tracks.values(), restored, strict=True):
             track.add(step, frame)
-    works: dict[str, Tiles | None] = {method.spec.label: method.tiles for method in methods}
+    scores = {
+        method.spec.label: tracks[method.spec.label].score({*starts, *method.anchors}, truth, method.tiles)
+        for method in methods
+    }
     own = truth.score(starts, truth, None)
-    scores = {label: track.score(starts, truth, works[label]) for label, track in tracks.items()}
     say(f"{clip.name}: " + ", ".join(f"{label} {track.seconds:.1f} s" for label, track in tracks.items()))
     return Watched(clip.name, clip.size, clip.frames, starts, {**scores, TRUTH: own})
 
@@ -295,15 +301,16 @@ class Track:
         self._shot = Deviation.of(grey) if self._shot is None else self._shot.add(grey)
         self._before = step, frame
 
-    def score(self, starts: Sequence[int], truth: Track, tiles: Tiles | None) -> VideoScore:
-        """When the film is over."""
+    def score(self, starts: Collection[int], truth: Track, tiles: Tiles | None) -> VideoScore:
+        """When the film is over; `starts`: where something began anew."""
         self._close_shot()
         seams = {
             start: (
                 seam(self.changes, start, reference=truth.changes, without=starts),
                 seam(self.compensated, start, without=starts),
             )
-            for start in starts[1:]
+            for start in sorted(starts)
+            if start
         }
         values = {
             "PSNR": mean(each["PSNR"] for each in self._quality),
@@ -368,7 +375,7 @@ def _check(options: VideoOptions) -> None:
         check_folder(file)
 
 
-def _recorded(options: VideoOptions, settings: Settings) -> dict[str, Any]:
+def recorded(options: VideoOptions, settings: Settings) -> dict[str, Any]:
     """The settings that decide the numbers, for JSON."""
     files = ("config_file", "json_file", "plot_file", "methods")
     kept = {name: value for name, value in asdict(options).items() if name not in files}

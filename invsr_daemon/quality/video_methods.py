@@ -53,6 +53,10 @@ class VideoMethod(Protocol):
     def tiles(self) -> Tiles | None:
         """What the networks computed since the film began; None if there are no networks."""
 
+    @property
+    def anchors(self) -> tuple[int, ...]:
+        """Frames of the film so far where it began anew by itself, as at a chunk; cuts are not meant."""
+
     def restore(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
         """Frames [h,w,3] -> [4h,4w,3], one for one and in order.
 
@@ -69,6 +73,7 @@ class EachFrame:
     filter: Resampling
     fingerprint: str | None = None
     tiles: Tiles | None = None
+    anchors: tuple[int, ...] = ()
 
     def restore(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
         for frame in frames:
@@ -83,6 +88,7 @@ class Restored:
         self._model = model
         self._counter = counter
         self._tiles = Tiles()
+        self.anchors: tuple[int, ...] = ()
 
     @property
     def fingerprint(self) -> str | None:
@@ -93,7 +99,7 @@ class Restored:
         return self._tiles
 
     def restore(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
-        self._tiles = Tiles()
+        self._tiles, self.anchors = Tiles(), ()
         restored = self._film(frames, chunk_starts)
         while True:
             before = self._counter.counted

