@@ -7,7 +7,7 @@ on beyond their edges mirrored, so that any motion may last.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,12 +182,12 @@ CLIPS: dict[str, Callable[[Studio], Generated]] = {
 }
 
 
-def generated(names: Sequence[str], studio: Studio) -> list[Generated]:
-    """The films of these names. Raises ConfigError for one that there is not."""
+def generated(names: Sequence[str], studio: Studio) -> Iterator[Generated]:
+    """The films of these names, each made in its turn. Raises ConfigError for one that there is not."""
     for name in names:
         if name not in CLIPS:
             raise ConfigError(f"there is no clip {name!r}, only {', '.join(CLIPS)}")
-    return [CLIPS[name](studio) for name in names]
+    return (CLIPS[name](studio) for name in names)
 
 
 def draw_desktop(photograph: Pixels, size: Size) -> Pixels:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import tee
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
@@ -216,22 +216,27 @@ def evaluate_films(paths: Sequence[Path], options: VideoOptions, say: Callable[[
     return report.table()
 
 
-def open_clips(paths: Sequence[Path], options: VideoOptions, settings: Settings) -> list[Clip]:
-    """Generated films if there is a photograph among the paths, then the films among them."""
+def open_clips(paths: Sequence[Path], options: VideoOptions, settings: Settings) -> Iterator[Clip]:
+    """Generated films if there is a photograph among the paths, then the films among them.
+
+    Everything is read and checked before the first of them comes. Raises ConfigError, InputError.
+    """
     sources = find_sources(paths)
     photographs = [source.path for source in sources if source.path.suffix.lower() in PICTURE_SUFFIXES]
     limit = settings.limits.max_input_pixels
-    clips: list[Clip] = []
-    if photographs:
-        used = read_photographs(photographs, MOST_PHOTOGRAPHS)
-        studio = Studio(used, parsed_size(options.size), options.frames, settings.seed)
-        clips += generated([name.strip() for name in options.clips.split(",") if name.strip()], studio)
-    clips += [
+    filmed = [
         Filmed.open(source.path, source.name, options.frames, options.crop, limit)
         for source in sources
         if source.path not in photographs
     ]
-    return clips
+    names = [name.strip() for name in options.clips.split(",") if name.strip()]
+    if not filmed and not (photographs and names):
+        raise ConfigError("there is no film to measure")
+    if not (photographs and names):
+        return iter(filmed)
+    used = read_photographs(photographs, MOST_PHOTOGRAPHS)
+    studio = Studio(used, parsed_size(options.size), options.frames, settings.seed)
+    return chain(generated(names, studio), filmed)
 
 
 def watch(

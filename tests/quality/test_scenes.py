@@ -35,7 +35,7 @@ def grid(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def steps(name: str, frames: int = STUDIO.frames) -> list[Step]:
-    return list(generated([name], Studio(PHOTOGRAPHS, SIZE, frames))[0].steps())
+    return list(CLIPS[name](Studio(PHOTOGRAPHS, SIZE, frames)).steps())
 
 
 def as_tensor(pixels: Pixels) -> Tensor:

@@ -281,6 +281,15 @@ def test_options_for_films_need_films(folder: Path) -> None:
     )
 
 
+def test_films_alone_need_no_photograph_and_no_clip_leaves_the_films(folder: Path, tmp_path: Path) -> None:
+    film_of(folder / "film.mkv", moving(2))
+    report = measured(folder, "--methods", "bicubic", "--clips", "", into=tmp_path / "out.json")
+    assert [film["name"] for film in report["films"]] == ["film.mkv"]
+    (folder / "film.mkv").unlink()
+    result = run(folder, "--methods", "bicubic", "--clips", "")
+    assert (result.exit_code, result.stderr.strip()) == (2, "invsr-daemon: there is no film to measure")
+
+
 def test_sizes_are_read() -> None:
     assert parsed_size("512x384") == (384, 512)
     with pytest.raises(ConfigError, match="--size"):
