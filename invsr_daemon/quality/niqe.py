@@ -105,8 +105,12 @@ def niqe(picture: Tensor, pristine: Pristine | None = None) -> float | None:
 
     It is unreliable below about a megapixel: compare averages. Raises ValueError for another shape.
     """
+    return distance(patch_features(picture), pristine)
+
+
+def distance(features: Tensor, pristine: Pristine | None = None) -> float | None:
+    """NIQE of patches [N,36], of one picture or of a film's frames together; None if fewer than 9."""
     pristine = pristine or packaged_pristine()
-    features = patch_features(picture)
     if len(features) < FEWEST_PATCHES:
         return None
     apart = pristine.mean - features.mean(dim=0)

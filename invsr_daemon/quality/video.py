@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..config import Settings, load
 from ..media.image import PICTURE_SUFFIXES
@@ -36,7 +37,7 @@ from .evaluate import (
 from .films import Filmed
 from .methods import SCALE
 from .motion import CLIPS, Studio, generated
-from .niqe import niqe
+from .niqe import distance, patch_features
 from .photographs import read_photographs
 from .pictures import SMALLEST_SIDE, find_sources
 from .plot import Curve, Panel, draw_panels
@@ -50,6 +51,7 @@ from .temporal import (
     mean_square,
     residuals,
     seam,
+    usual_seam,
 )
 from .tiles import Tiles
 from .video_methods import TRUTH, VideoMethod, open_video_methods, parse_video_methods
@@ -60,7 +62,7 @@ CHUNK_FRAMES = 24
 SIZE = "448x320"
 MOST_PHOTOGRAPHS = 6
 # NIQE is slow and needs no more: of every so many frames.
-NIQE_EVERY = 12
+NIQE_EVERY = 4
 # What changes in the truth may change so many pixels around it: two small pixels by filters, there and back.
 REACH = 4 * SCALE
 
@@ -88,12 +90,14 @@ class VideoScore:
 
     `values`: by the table's column. `changes`, `compensated`: per frame, from the one before; None in the
     first frame of a shot. `seams`: by frame where a chunk or an anchor begins, of both; see `temporal.seam`.
+    `usual`: the same of the other frames; see `temporal.usual_seam`.
     """
 
     values: dict[str, float | None]
     changes: tuple[float | None, ...]
     compensated: tuple[float | None, ...]
     seams: dict[int, tuple[float | None, float | None]]
+    usual: tuple[float | None, float | None]
     tiles: Tiles | None
     seconds: float
 
@@ -273,7 +277,7 @@ class Track:
         self.compensated: list[float | None] = []
         self._errors: list[float | None] = []
         self._quality: list[dict[str, float | None]] = []
-        self._niqe: list[float | None] = []
+        self._patches: list[Tensor] = []
         self._stds: list[float | None] = []
         self._shot: Deviation | None = None
         self._before: tuple[Step, Pixels] | None = None
@@ -317,10 +321,14 @@ class Track:
             for start in sorted(starts)
             if start
         }
+        usual = (
+            usual_seam(self.changes, reference=truth.changes, without=starts),
+            usual_seam(self.compensated, without=starts),
+        )
         values = {
             "PSNR": mean(each["PSNR"] for each in self._quality),
             "SSIM": mean(each["SSIM"] for each in self._quality),
-            "NIQE": mean(self._niqe),
+            "NIQE": distance(torch.cat(self._patches)),
             "std": mean(self._stds),
             "E_warp": mean(self._errors),
             "change": mean(self.changes),
@@ -328,10 +336,11 @@ class Track:
             "seam": _largest(pair[0] for pair in seams.values()),
             "seam b.m.": _largest(pair[1] for pair in seams.values()),
         }
-        return VideoScore(values, tuple(self.changes), tuple(self.compensated), seams, tiles, self.seconds)
+        series = tuple(self.changes), tuple(self.compensated)
+        return VideoScore(values, *series, seams, usual, tiles, self.seconds)
 
     def _compare(self, step: Step, frame: Pixels) -> None:
-        """PSNR and SSIM of every frame, NIQE of some; a frame like the one before is not measured again."""
+        """PSNR and SSIM of every frame, patches for NIQE of some; what comes again is not measured again."""
         again = self._before is not None and (
             np.array_equal(frame, self._before[1]) and np.array_equal(step.truth, self._before[0].truth)
         )
@@ -347,7 +356,7 @@ class Track:
             }
         self._quality.append(self._quality[-1] if again else compared)
         if step.index % NIQE_EVERY == 0:
-            self._niqe.append(niqe(torch.from_numpy(frame).permute(2, 0, 1).float() / 255))
+            self._patches.append(patch_features(torch.from_numpy(frame).permute(2, 0, 1).float() / 255))
 
     def _close_shot(self) -> None:
         """What was static in the shot that ends here."""

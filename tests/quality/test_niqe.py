@@ -25,6 +25,7 @@ from invsr_daemon.quality.niqe import (
     FEWEST_PATCHES,
     PATCH,
     Pristine,
+    distance,
     fit,
     fit_aggd,
     mscn,
@@ -245,3 +246,11 @@ def test_nine_patches_are_enough() -> None:
     picture = tensor(photograph("astronaut"))[:, : 3 * PATCH, : 3 * PATCH]
     assert FEWEST_PATCHES == 9
     assert niqe(picture) is not None
+
+
+def test_frames_together_are_judged_by_all_their_patches() -> None:
+    """Two halves of a picture, each too small alone, are as good as the whole."""
+    picture = tensor(photograph("astronaut"))[:, : 4 * PATCH, : 4 * PATCH]
+    halves = [patch_features(half) for half in (picture[:, : 2 * PATCH], picture[:, 2 * PATCH :])]
+    assert distance(halves[0]) is None
+    assert distance(torch.cat(halves)) == pytest.approx(niqe(picture), rel=0.1)
