@@ -66,16 +66,19 @@ def block_matching(block: int, reach: int = 2, levels: int = 4) -> Estimator:
         for _ in range(levels - 1):
             pyramid.append(tuple(functional.avg_pool2d(each, 2, ceil_mode=True) for each in pyramid[-1]))  # type: ignore[arg-type]
         flow = torch.zeros(1, 2, *pyramid[-1][0].shape[-2:])
-        for one, other in reversed(pyramid):
-            flow = (
-                2 * functional.interpolate(flow, one.shape[-2:], mode="bilinear")
-                if flow.any()
-                else (torch.zeros(1, 2, *one.shape[-2:]))
-            )
+        for level, (one, other) in enumerate(reversed(pyramid)):
+            if level:
+                flow = 2 * functional.interpolate(flow, one.shape[-2:], mode="bilinear")
+                flow = smoothed(flow, block)  # neighbours must look in the same place
             flow = refined(one, other, flow.round(), block, reach)
         return flow[0].permute(1, 2, 0).contiguous().numpy()
 
     return estimate
+
+
+def smoothed(flow: Tensor, block: int) -> Tensor:
+    """[1,2,h,w]: the mean over blocks."""
+    return functional.avg_pool2d(flow, block, 1, block // 2, count_include_pad=False)
 
 
 def refined(one: Tensor, other: Tensor, flow: Tensor, block: int, reach: int) -> Tensor:
