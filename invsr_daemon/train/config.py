@@ -14,13 +14,23 @@ CONFIGS = Path(__file__).parent / "configs"
 TRAINED_TIMESTEPS = 1000
 
 Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Timestep = Annotated[int, Field(ge=1, le=TRAINED_TIMESTEPS)]
 
 # Which losses a stage has; the diffusion model's is one and not weighted.
 LOSSES = {
     "autoencoder": ("pixel", "prior"),
     "diffusion": (),
-    "noise_predictor": ("pixel", "latent", "epsilon", "perceptual", "lpips", "texture", "adversarial"),
+    "noise_predictor": (
+        "pixel",
+        "luma",
+        "latent",
+        "epsilon",
+        "perceptual",
+        "lpips",
+        "texture",
+        "adversarial",
+    ),
 }
 
 
@@ -36,7 +46,9 @@ class DataConfig(_Strict):
     in_memory: bool = Field(True, description="keep every photograph decoded")
     crop: int = Field(128, ge=32, multiple_of=8)
     batch: int = Field(32, ge=1, description="crops per step and process")
-    realistic: float = Field(0.5, ge=0, le=1, description="share of realistically degraded inputs")
+    realistic: Share = Field(0.5, description="share of realistically degraded inputs")
+    noise: Share = Field(0.0, description="share of inputs with bare noise, not compressed")
+    blur: Share = Field(0.0, description="share of blurred inputs; what is left is reduced bicubically")
     workers: int = Field(0, ge=0, le=64, description="threads that prepare batches ahead; 0: none")
 
     def names(self) -> tuple[str, ...]:
@@ -45,6 +57,12 @@ class DataConfig(_Strict):
             return ()
         lines = (line.strip() for line in self.list.read_text().splitlines())
         return tuple(line for line in lines if line and not line.startswith("#"))
+
+    @model_validator(mode="after")
+    def _shares_of_one_batch(self) -> Self:
+        if self.realistic + self.noise + self.blur > 1:
+            raise ValueError("realistic, noise and blur are shares: together at most 1")
+        return self
 
 
 class LossConfig(_Strict):
@@ -57,6 +75,7 @@ class LossConfig(_Strict):
     """
 
     pixel: Weight = 1.0
+    luma: Weight = 0.0
     latent: Weight = 0.0
     prior: Weight = 0.0
     epsilon: Weight = 0.0

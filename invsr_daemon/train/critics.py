@@ -24,6 +24,8 @@ RESIDUAL_BLOCKS = (ResidualBlock, ResnetBlock2D)
 VGG_WEIGHTS = "vgg16-*.pth"
 # Brings high frequencies to about the pictures' own range.
 HIGH_FREQUENCY_GAIN = 4.0
+LUMA = (0.299, 0.587, 0.114)  # BT.601, where PSNR and SSIM are measured
+LUMA_FLOOR = (2 / 255) ** 2  # an error of one level of 255, squared: less is none
 TEXTURE_SCALES = 2
 TEXTURE_WINDOW = 8
 TEXTURE_FLOOR = (1 / 255) ** 2  # half a level of 255, squared: weaker detail is none
@@ -68,6 +70,16 @@ def load_lpips(device: torch.device) -> nn.Module:
         raise ConfigError(f"loss.lpips: there is no {VGG_WEIGHTS} in {weights}, and nothing is downloaded")
     network: nn.Module = importlib.import_module("lpips").LPIPS(net="vgg", verbose=False)
     return network.requires_grad_(False).eval().to(device)
+
+
+def luma_distance(restored: Tensor, sharp: Tensor) -> Tensor:
+    """PSNR of luma upside down, in nepers: the logarithm of each picture's squared error, [B].
+
+    Of a logarithm every picture's share is as large as any other's; of squared errors themselves, pictures
+    that are full of detail or noise have nearly all.
+    """
+    apart = torch.einsum("bchw,c->bhw", restored - sharp, restored.new_tensor(LUMA))
+    return (apart.square().mean((1, 2)) + LUMA_FLOOR).log()
 
 
 def texture_distance(restored: Tensor, sharp: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ from torch.nn import functional
 
 BLUR_SIGMA = 1.25
 NOISE_SIGMA = 12 / 255
+# What training draws up to: wider than what is measured.
+STRONGEST_BLUR = 1.6
+STRONGEST_NOISE = 25 / 255
 
 
 def bicubic(pictures: Tensor, scale: int = 4) -> Tensor:
@@ -40,6 +43,19 @@ def noisy(pictures: Tensor, rng: np.random.Generator, scale: int = 4) -> Tensor:
     reduced = bicubic(pictures, scale)
     normal = torch.from_numpy(rng.standard_normal(reduced.shape, dtype=np.float32))
     return _quantised(reduced + normal * NOISE_SIGMA)
+
+
+def any_blur(pictures: Tensor, rng: np.random.Generator, scale: int = 4) -> Tensor:
+    """`blurred`, as strongly as each picture's draw has it."""
+    sigmas = rng.uniform(0.2, STRONGEST_BLUR, size=pictures.shape[0]) * scale
+    pairs = zip(pictures, sigmas, strict=True)
+    return bicubic(torch.cat([_gaussian(picture[None], sigma) for picture, sigma in pairs]), scale)
+
+
+def any_noise(pictures: Tensor, rng: np.random.Generator, scale: int = 4) -> Tensor:
+    """`bicubic` with a sensor's noise, as strong and of the kind that each picture's draw has; no JPEG."""
+    reduced = bicubic(pictures, scale)
+    return _quantised(torch.cat([_grained(picture[None], rng, STRONGEST_NOISE) for picture in reduced]))
 
 
 def _gaussian(pictures: Tensor, sigma: float) -> Tensor:

@@ -18,8 +18,15 @@ from ..model.noise_predictor import NoisePredictor
 from ..records import ConfigError
 from . import degrade, parts
 from .batches import Batch
-from .config import TrainConfig
-from .critics import Discriminator, feature_distance, generator_loss, load_lpips, texture_distance
+from .config import DataConfig, TrainConfig
+from .critics import (
+    Discriminator,
+    feature_distance,
+    generator_loss,
+    load_lpips,
+    luma_distance,
+    texture_distance,
+)
 from .denoiser import SD_SCHEDULER, Denoiser, normal
 
 UPSAMPLE = 4
@@ -60,11 +67,13 @@ class Stage(Protocol):
         ...
 
 
-def degraded(sharp: Tensor, share: float, rng: np.random.Generator) -> Tensor:
-    """The LR batch: the first `share` of it realistically degraded, the rest reduced."""
-    split = round(share * sharp.shape[0])
-    halves = [degrade.realistic(sharp[:split], rng)] if split else []
-    return torch.cat([*halves, degrade.bicubic(sharp[split:])])
+def degraded(sharp: Tensor, data: DataConfig, rng: np.random.Generator) -> Tensor:
+    """The LR batch: what is realistically degraded, then noise, then blur, then what is only reduced."""
+    shares = np.cumsum([data.realistic, data.noise, data.blur])
+    realistic, noise, blur, rest = sharp.tensor_split([round(share * sharp.shape[0]) for share in shares])
+    kinds = ((degrade.realistic, realistic), (degrade.any_noise, noise), (degrade.any_blur, blur))
+    poor = [degradation(crops, rng) for degradation, crops in kinds if len(crops)]
+    return torch.cat([*poor, degrade.bicubic(rest)])
 
 
 def upsampled(lr: Tensor) -> Tensor:
@@ -93,7 +102,7 @@ class AutoencoderStage:
         self.trained = _placed(_begun(config, base, "vae", CompactAutoencoder), device)
 
     def poor(self, sharp: Tensor, rng: np.random.Generator) -> Tensor:
-        return degraded(sharp[: sharp.shape[0] // 3], self.config.data.realistic, rng)
+        return degraded(sharp[: sharp.shape[0] // 3], self.config.data, rng)
 
     def step(self, batch: Batch) -> Outcome:
         pictures, latents, decoded = self._reconstructed(batch)
@@ -169,7 +178,7 @@ class NoisePredictorStage:
         self.discriminator = _placed(Discriminator(), device) if config.loss.adversarial else None
 
     def poor(self, sharp: Tensor, rng: np.random.Generator) -> Tensor:
-        return degraded(sharp, self.config.data.realistic, rng)
+        return degraded(sharp, self.config.data, rng)
 
     def step(self, batch: Batch) -> Outcome:
         start, latents = self._restored_latents(batch)
@@ -202,6 +211,8 @@ class NoisePredictorStage:
         weights, found = self.config.loss, {}
         if weights.pixel:
             found["pixel"] = weights.pixel * functional.l1_loss(restored, sharp)
+        if weights.luma:
+            found["luma"] = weights.luma * luma_distance(restored, sharp).mean()
         if weights.latent or weights.epsilon:
             target = encoded(self.autoencoder, sharp)
         if weights.latent:

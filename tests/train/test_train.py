@@ -20,17 +20,20 @@ from invsr_daemon.model.compact import CompactAutoencoder
 from invsr_daemon.records import ConfigError, InputError, InvsrError
 from invsr_daemon.train import degrade, parts
 from invsr_daemon.train.batches import Draw, ahead, generator
+from invsr_daemon.train.blend import blend
 from invsr_daemon.train.config import CONFIGS, DataConfig, LossConfig, TrainConfig
 from invsr_daemon.train.critics import (
     Discriminator,
     discriminator_loss,
     feature_distance,
     generator_loss,
+    luma_distance,
     texture_distance,
 )
 from invsr_daemon.train.export import export
 from invsr_daemon.train.loop import discriminator_rate, learning_rate
 from invsr_daemon.train.photographs import Photographs
+from invsr_daemon.train.stages import degraded
 
 from .tiny import batch_for, config, stage_of, trained
 
@@ -86,7 +89,7 @@ def test_what_was_trained_is_a_model(base: Path) -> None:
     assert restored.shape == (1, 3, 68, 96)
 
 
-@pytest.mark.parametrize("loss", ["pixel", "latent", "perceptual", "texture", "adversarial"])
+@pytest.mark.parametrize("loss", ["pixel", "luma", "latent", "perceptual", "texture", "adversarial"])
 def test_each_loss_alone_moves_the_predictor(loss: str, base: Path, photographs: Photographs) -> None:
     only = {"pixel": 0.0, loss: 1.0}
     stage = stage_of(config("noise_predictor", loss=only, from_base=True), [base])
@@ -343,6 +346,7 @@ def test_a_bicubic_reduction_agrees_with_pillow() -> None:
     [
         ({"steps": 0, "learning_rat": 1}, ["steps: ", "learning_rat: there is no such setting"]),
         ({"data": {"crop": 20}, "timesteps": [0]}, ["data.crop: ", "timesteps.0: "]),
+        ({"data": {"noise": 0.6, "blur": 0.5}}, ["data: realistic, noise and blur are shares"]),
         ({"loss": {"perceptual": 1.0}}, ["the stage autoencoder has no perceptual"]),
         ({"loss": {"pixel": 0}}, ["all are switched off"]),
         ({"loss": {"pixel": -1}}, ["loss.pixel: "]),
@@ -394,6 +398,21 @@ def test_an_exported_model_is_small_whole_and_anonymous(base: Path, tmp_path: Pa
         export([tmp_path], tmp_path / "nothing")
 
 
+def test_between_two_models_there_is_a_model(base: Path, photographs: Photographs, tmp_path: Path) -> None:
+    settings = config("noise_predictor", from_base=True, also_train=("decoder", "unet"), sample_steps=0)
+    trained(settings, [base], photographs, tmp_path / "new")
+    file = "noise_predictor/diffusion_pytorch_model.safetensors"
+    blend(base, tmp_path / "new", 0.75, tmp_path / "between")
+    old, new, found = (load_file(folder / file) for folder in (base, tmp_path / "new", tmp_path / "between"))
+    for name, value in found.items():
+        torch.testing.assert_close(value, 0.25 * old[name] + 0.75 * new[name])
+    assert any(not torch.equal(found[name], new[name]) for name in found)
+    deeper = parts.grown(parts.noise_predictor([base]), {"depth": 3})
+    deeper.save_pretrained(tmp_path / "new" / "noise_predictor")
+    with pytest.raises(ConfigError, match="different shapes"):
+        blend(base, tmp_path / "new", 0.75, tmp_path / "between")
+
+
 def test_blur_takes_detail_and_noise_adds_some() -> None:
     sharp = torch.rand(1, 3, 64, 64)
     plain = degrade.bicubic(sharp)
@@ -401,6 +420,39 @@ def test_blur_takes_detail_and_noise_adds_some() -> None:
     grain = degrade.noisy(sharp, np.random.default_rng(0)) - plain
     assert grain.std() == pytest.approx(degrade.NOISE_SIGMA, rel=0.1)
     assert torch.equal(grain, degrade.noisy(sharp, np.random.default_rng(0)) - plain)
+
+
+def test_a_batch_shows_each_fault_as_often_as_asked_for() -> None:
+    gravel = torch.rand(8, 3, 64, 64)
+    plain = degrade.bicubic(gravel)
+    shares = DataConfig(realistic=0.25, noise=0.25, blur=0.125)
+    poor = degraded(gravel, shares, np.random.default_rng(0))
+    assert torch.equal(poor, degraded(gravel, shares, np.random.default_rng(0)))
+    assert [torch.equal(found, without) for found, without in zip(poor, plain, strict=True)] == [
+        *[False] * 5,
+        *[True] * 3,
+    ]
+    assert poor[4].std() < plain[4].std()  # the blurred one
+    assert torch.equal(degraded(gravel, DataConfig(realistic=0), np.random.default_rng(0)), plain)
+
+
+def test_bare_noise_is_of_any_strength_and_nothing_else() -> None:
+    grey = torch.full((64, 3, 64, 64), 0.5)
+    grain = degrade.any_noise(grey, np.random.default_rng(0)) - degrade.bicubic(grey)
+    strengths = grain.std((1, 2, 3))
+    assert strengths.min() < 0.1 * degrade.STRONGEST_NOISE
+    assert 0.8 * degrade.STRONGEST_NOISE < strengths.max() < 1.2 * degrade.STRONGEST_NOISE
+    assert grain.mean().abs() < 0.003
+
+
+def test_luma_s_distance_is_psnr_upside_down_and_every_picture_s_alike() -> None:
+    sharp = torch.zeros(2, 3, 16, 16)
+    near, far = sharp + 0.1, sharp + 0.2
+    decibels = 10 / np.log(10) * (luma_distance(far, sharp) - luma_distance(near, sharp))
+    assert decibels.tolist() == pytest.approx([6.02] * 2, abs=0.05)
+    assert luma_distance(sharp, sharp).isfinite().all()
+    hidden = torch.tensor([0.0, 0.114, -0.587])[:, None, None]  # a change of colour alone
+    torch.testing.assert_close(luma_distance(sharp + hidden, sharp), luma_distance(sharp, sharp))
 
 
 def test_texture_counts_the_strength_of_detail_and_not_its_phase() -> None:
