@@ -38,8 +38,9 @@ class ResidualBlock(nn.Module):
         h = self.conv1(nn.functional.silu(x))
         if self.time is not None:
             scale, shift = self.time(time_embedding)[:, :, None, None].chunk(2, dim=1)
-            h = h * (1 + scale) + shift
-        return x + self.conv2(nn.functional.silu(h))
+            h = torch.addcmul(shift, h, 1 + scale)
+        h = self.conv2(nn.functional.silu(h, inplace=True))
+        return h.add_(x)  # in place: fresh memory for every sum costs more than the sum
 
 
 class TimeEmbedding(nn.Module):
