@@ -26,7 +26,7 @@ SETTINGS = "invsr.json"
 # measurement: see the model card.
 COMPACT_SETTINGS = {
     **{"tile": 256, "overlap": 32, "multiple": 8, "fill_tile": False},
-    "detail": {"sharpen": 1.0, "grain": 0.1, "none": 100, "full": 200},
+    "detail": {"sharpen": 1.5, "grain": 0.3, "none": 100, "full": 200},
 }
 
 

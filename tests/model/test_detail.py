@@ -40,13 +40,40 @@ def test_what_is_flat_stays_flat() -> None:
 
 
 def test_grain_is_proportional_to_what_goes_on_around_and_grey() -> None:
-    picture = 0.5 + 0.1 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    picture = 0.5 + 0.02 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     picture[..., 32:] = 0.5 + (picture[..., 32:] - 0.5) / 10
     grain = add_detail(picture, normal(), Detail(0.0, 0.3)) - picture
     assert torch.allclose(grain[:, 0], grain[:, 2], atol=1e-6)
     busy, calm = grain[..., 8:24].std().item(), grain[..., 40:56].std().item()
-    assert busy == pytest.approx(0.3 * 0.1 / 3**0.5, rel=0.2)  # the luma of three channels' noise
+    assert busy == pytest.approx(0.3 * 0.02 / 3**0.5, rel=0.2)  # the luma of three channels' noise
     assert calm == pytest.approx(busy / 10, rel=0.3)
+
+
+def test_a_hard_edge_takes_less_grain_than_texture() -> None:
+    texture = 0.5 + 0.05 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    edge = torch.full((1, 1, 64, 64), 0.1)
+    edge[..., 32:] = 0.9
+    on_texture, on_edge = (
+        add_detail(each.expand(-1, 3, -1, -1), normal(), Detail(0.0, 0.3)) - each for each in (texture, edge)
+    )
+    assert on_edge[..., 30:34].std() < 0.5 * on_texture.std()
+
+
+def test_grain_is_clumped_along_rows_and_columns() -> None:
+    draws = torch.randn(1, CHANNELS, 64, 64, generator=torch.Generator().manual_seed(0))
+    busy = 0.5 + 0.1 * torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(1)).expand(
+        1, 3, -1, -1
+    )
+    grain = (add_detail(busy, draws, Detail(0.0, 0.3)) - busy)[0, 0]
+    grain = grain / grain.std()
+
+    def alike(down: int, right: int) -> float:
+        return (grain * grain.roll((down, right), (0, 1))).mean().item()
+
+    assert alike(0, 1) == pytest.approx(alike(1, 0), abs=0.02)
+    assert 0.2 < alike(0, 1) < 0.4
+    assert 0 < alike(1, 1) < 0.5 * alike(0, 1)
+    assert abs(alike(0, 4)) < 0.03
 
 
 def test_sharpening_lifts_edges() -> None:
