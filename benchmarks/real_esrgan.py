@@ -1,7 +1,8 @@
 """Real-ESRGAN x4plus beside our methods: the same pictures, degradation, seed and metrics as `evaluate`.
 
     python benchmarks/real_esrgan.py PHOTOGRAPHS --python SCRATCH/bin/python [--degradation realistic]
-        [--seed 0] [--methods bicubic,default] [--limit N] [--json TABLE.json] [--sheet SHEET.png]
+        [--seed 0] [--methods bicubic,default] [--limit N] [--crop N] [--json TABLE.json]
+        [--sheet SHEET.png]
 
 Real-ESRGAN (Wang et al., ICCVW 2021) is no dependency of this project, so it runs in an environment of
 its own, once made by
@@ -34,7 +35,7 @@ from invsr_daemon.config import Settings, load
 from invsr_daemon.quality.evaluate import Report, evaluate
 from invsr_daemon.quality.methods import SCALE, MethodSpec, open_methods, parse_methods
 from invsr_daemon.quality.optional import optional_metrics
-from invsr_daemon.quality.pictures import find_sources, read_samples
+from invsr_daemon.quality.pictures import DEGRADATIONS, find_sources, read_samples
 
 CPU = torch.device("cpu")
 WORKER = Path(__file__).with_name("real_esrgan_ncnn.py")
@@ -90,7 +91,7 @@ def compare(arguments: argparse.Namespace, settings: Settings) -> Report:
         find_sources([arguments.photographs]),
         arguments.degradation,
         seed=arguments.seed,
-        crop=None,
+        crop=arguments.crop,
         frames=1,
         max_pixels=settings.limits.max_input_pixels,
     )
@@ -123,10 +124,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--python", type=Path, required=True, help="the other environment's")
-    parser.add_argument("--degradation", choices=("bicubic", "realistic"), default="bicubic")
+    parser.add_argument("--degradation", choices=DEGRADATIONS[:-1], default="bicubic")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", default="bicubic,default", help="ours, as for `invsr-daemon evaluate`")
     parser.add_argument("--limit", type=int, help="this many pictures")
+    parser.add_argument("--crop", type=int, help="the middle of each, so many pixels wide and high")
     parser.add_argument("--json", type=Path, help="write every number")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet")
     arguments = parser.parse_args()
