@@ -17,7 +17,8 @@ from torch.nn import functional
 
 # Channels of noise at an eighth of the result's size that make one channel at its own.
 CHANNELS = 64
-AROUND, BESIDE = (9, 9), (3, 3)
+WINDOW = 9
+ROWS = 256
 # How much of its neighbours' mean a grain takes on. Single pixels look like a fault, not like texture.
 CLUMPS = 0.5
 # A deviation from which on more of it means an edge, not texture, and takes less grain. Of a full range of 1.
@@ -45,24 +46,30 @@ class Detail:
         return bool(self.sharpen or self.grain)
 
 
-def add_detail(pictures: Tensor, normal: Tensor, detail: Detail) -> Tensor:
-    """[B,3,H,W] in [0,1] with detail, not clamped. `normal`: standard normal draws, [B,64,H/8,W/8]."""
-    luma = pictures.mean(1, keepdim=True)
-    variance = (_mean(luma.square(), AROUND) - _mean(luma, AROUND).square()).clamp_min(0)
-    strength = detail.grain * variance.sqrt() / (1 + variance / EDGE**2)
-    noise = _clumped(functional.pixel_shuffle(normal, 8))
-    return pictures + detail.sharpen * (luma - _mean(luma, BESIDE)) + strength * noise
+def add_detail(pictures: Tensor, grain: Tensor, detail: Detail) -> Tensor:
+    """[B,3,H,W] in [0,1] with detail, in place, not clamped. `grain`: standard normal draws, [B or 1,1,H,W].
+
+    Some rows at a time: pictures are large.
+    """
+    margin = WINDOW // 2
+    padded = functional.pad(pictures.mean(1, keepdim=True), (margin,) * 4, mode="replicate")
+    noise = functional.pad(grain, (1,) * 4, mode="replicate")
+    for top in range(0, pictures.shape[-2], ROWS):
+        around = padded[..., top : top + ROWS + 2 * margin, :]
+        mean = functional.avg_pool2d(around, WINDOW, stride=1)
+        variance = (functional.avg_pool2d(around.square(), WINDOW, stride=1) - mean.square()).clamp_min(0)
+        strength = detail.grain * variance.sqrt() / (1 + variance / EDGE**2)
+        luma = around[..., margin:-margin, margin:-margin]
+        near = around[..., margin - 1 : 1 - margin, margin - 1 : 1 - margin]
+        fine = luma - functional.avg_pool2d(near, 3, stride=1)
+        clumped = _clumped(noise[..., top : top + ROWS + 2, :])
+        pictures[..., top : top + ROWS, :] += detail.sharpen * fine + strength * clumped
+    return pictures
 
 
 def _clumped(noise: Tensor) -> Tensor:
-    """White noise of unit deviation -> the same, with neighbours in a row or a column somewhat alike."""
+    """White noise [...,h+2,w+2] -> [...,h,w] of unit deviation too, neighbours in rows and columns alike."""
     variance = (1 + CLUMPS / 3) ** 2 + 2 * (CLUMPS / 3) ** 2
-    for window in ((1, 3), (3, 1)):
-        noise = noise + CLUMPS * _mean(noise, window)
+    noise = noise[..., 1:-1] + CLUMPS * functional.avg_pool2d(noise, (1, 3), stride=1)
+    noise = noise[..., 1:-1, :] + CLUMPS * functional.avg_pool2d(noise, (3, 1), stride=1)
     return noise / variance
-
-
-def _mean(x: Tensor, window: tuple[int, int]) -> Tensor:
-    rows, columns = (side // 2 for side in window)
-    padded = functional.pad(x, (columns, columns, rows, rows), mode="replicate")
-    return functional.avg_pool2d(padded, window, stride=1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +24,9 @@ from . import color_fix as fixes
 from . import detail
 from .hub import resolve
 from .loading import Parts, cast, load_parts
-from .noise import CanvasNoise, NoiseSource, stacked
+from .noise import DETAIL_SCALE, CanvasNoise, Draw, NoiseSource, stacked
 from .sampling import denoise, scheduler_at
-from .tiling import Blend, Tile, TilePlan, Tiling, plan_tiles, reflect_pad
+from .tiling import Blend, Tile, TilePlan, Tiling, cut, plan_tiles, reflect_pad
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,27 @@ LARGEST_DEVICE_CANVAS = 64_000_000
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Options:
+    """How pictures are restored: what `InvSR.restore` takes. Raises ValueError if something does not fit."""
+
+    timesteps: tuple[int, ...] = (200,)
+    tile: int | None = None
+    tile_batch: int = 4
+    color_fix: ColorFix = "none"
+    guidance_scale: float = 1.0
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.color_fix not in ("none", *_FIXES):
+            raise ValueError(f"color_fix must be none, wavelet or ycbcr, not {self.color_fix!r}")
+        if self.tile_batch < 1:
+            raise ValueError(f"tile_batch must be at least 1, not {self.tile_batch}")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size must be (height, width) of at least 1, not {self.size}")
+
+
+@dataclass(frozen=True)
+class Unit:
     """One tile of one frame of the batch."""
 
     frame: int
@@ -88,7 +109,6 @@ class InvSR:
         overlap = tile * own.overlap // own.tile // own.multiple * own.multiple
         return replace(own, tile=tile, overlap=max(own.multiple, overlap))
 
-    @torch.inference_mode()
     def restore(
         self,
         frames: Tensor,
@@ -120,57 +140,105 @@ class InvSR:
         Raises:
             ValueError: the shape, the timesteps, the tile or another argument does not fit.
         """
-        _check_frames(frames)
-        if color_fix not in ("none", *_FIXES):
-            raise ValueError(f"color_fix must be none, wavelet or ycbcr, not {color_fix!r}")
-        if tile_batch < 1:
-            raise ValueError(f"tile_batch must be at least 1, not {tile_batch}")
-        if size is not None and min(size) < 1:
-            raise ValueError(f"size must be (height, width) of at least 1, not {size}")
-        check_timesteps(timesteps, self._parts.scheduler.config.num_train_timesteps)
-        height, width = frames.shape[-2:]
-        plan = plan_tiles(height, width, self.tiling_for(tile))
-        frames = frames.to(self.device, torch.float32)
-        sampler = _Sampler(self, timesteps, noise or CanvasNoise(0), guidance_scale)
-        restored = self._blended(sampler, frames, plan, tile_batch)
-        if color_fix != "none":
-            _fix_color(restored, frames.to(restored.device), color_fix)
-        return _resized(restored, size).clamp_(0, 1)
+        options = Options(tuple(timesteps), tile, tile_batch, color_fix, guidance_scale, size)
+        return self.restored(frames, [noise or CanvasNoise(0)] * frames.shape[0], options)
 
-    def _blended(self, sampler: _Sampler, frames: Tensor, plan: TilePlan, tile_batch: int) -> Tensor:
+    @torch.inference_mode()
+    def restored(self, frames: Tensor, noises: Sequence[NoiseSource], options: Options) -> Tensor:
+        """`restore`, with noise of its own for each frame."""
+        _check_frames(frames)
+        plan = plan_tiles(frames.shape[-2], frames.shape[-1], self.tiling_for(options.tile))
+        frames = frames.to(self.device, torch.float32)
+        restored = self._blended(frames, plan, noises, options)
+        return self.finish(restored, frames, plan, noises, options)
+
+    def _blended(
+        self, frames: Tensor, plan: TilePlan, noises: Sequence[NoiseSource], options: Options
+    ) -> Tensor:
         """Every tile restored and blended: [B,3,H,W] -> [B,3,4H,4W] of its own."""
         shape = (frames.shape[0], plan.height * SCALE, plan.width * SCALE)
         huge = shape[0] * shape[1] * shape[2] > LARGEST_DEVICE_CANVAS
         blend = Blend(shape, plan, SCALE, torch.device("cpu") if huge else self.device)
-        for unit, output in sampler.run(reflect_pad(frames, plan), plan, tile_batch):
+        units = [Unit(frame, tile) for frame in range(frames.shape[0]) for tile in plan.tiles]
+        for unit, output in self.sampled(reflect_pad(frames, plan), units, plan, noises, options):
             blend.add(unit.frame, unit.tile, output.to(blend.device))
-        top, left = plan.top * SCALE, plan.left * SCALE
-        height, width = (side * SCALE for side in frames.shape[-2:])
-        return blend.result()[..., top : top + height, left : left + width]
+        return picture_of(blend.result(), plan, frames.shape[-2:])
+
+    def sampled(
+        self,
+        padded: Tensor,
+        units: Sequence[Unit],
+        plan: TilePlan,
+        noises: Sequence[NoiseSource],
+        options: Options,
+    ) -> Iterator[tuple[Unit, Tensor]]:
+        """Tiles of the frames [B,3,H,W] in [0,1], padded as in `plan`, each with its [3,4h,4w] in [0,1].
+
+        `noises`: one for each frame. Neither detail nor the colour fix are in it: see `finish`. Raises
+        ValueError if the timesteps are beyond the model's.
+        """
+        check_timesteps(options.timesteps, self._parts.scheduler.config.num_train_timesteps)
+        return _Sampler(self, options).run(padded, units, plan, noises)
+
+    def finish(
+        self,
+        restored: Tensor,
+        frames: Tensor,
+        plan: TilePlan,
+        noises: Sequence[NoiseSource],
+        options: Options,
+    ) -> Tensor:
+        """Detail, colour and size for [B,3,4H,4W] (used up), restored from `frames` [B,3,H,W]."""
+        amount = self._parts.detail.at(options.timesteps[0])
+        if amount:
+            whole = [Tile(0, 0, 0, plan.height, plan.width)] * len(noises)
+            normal = stacked(noises, "detail", plan, whole, detail.CHANNELS)
+            grain = functional.pixel_shuffle(normal, DETAIL_SCALE)
+            grain = picture_of(grain, plan, frames.shape[-2:]).to(restored.device)
+            detail.add_detail(restored, grain, amount).clamp_(0, 1)
+        if options.color_fix != "none":
+            _fix_color(restored, frames.to(restored.device), options.color_fix)
+        return _resized(restored, options.size).clamp_(0, 1)
+
+
+def picture_of(canvas: Tensor, plan: TilePlan, size: Sequence[int]) -> Tensor:
+    """The picture of `size` (LR height, width) on a padded canvas [...,4H,4W]: a view of it."""
+    top, left = plan.top * SCALE, plan.left * SCALE
+    return canvas[..., top : top + size[0] * SCALE, left : left + size[1] * SCALE]
 
 
 class _Sampler:
     """Runs units in batches through the three networks, with smaller batches when memory is short."""
 
-    def __init__(self, model: InvSR, timesteps: Sequence[int], noise: NoiseSource, guidance: float) -> None:
+    def __init__(self, model: InvSR, options: Options) -> None:
         self._model = model
         self._parts = model._parts
-        self._timesteps = timesteps
-        self._detail = model._parts.detail.at(timesteps[0])
-        self._noise = noise
-        self._guidance = guidance
+        self._options = options
 
-    def run(self, padded: Tensor, plan: TilePlan, batch: int) -> Iterator[tuple[_Unit, Tensor]]:
-        """Every tile of every frame of [B,3,H,W], with its restored [3,4h,4w] in [0,1]."""
-        units = [_Unit(frame, tile) for frame in range(padded.shape[0]) for tile in plan.tiles]
-        size = plan.tiles[0].height, plan.tiles[0].width
+    def run(
+        self, padded: Tensor, units: Sequence[Unit], plan: TilePlan, noises: Sequence[NoiseSource]
+    ) -> Iterator[tuple[Unit, Tensor]]:
+        """Units with their restored [3,4h,4w], those of one size together, as many as are in a row."""
+        for size, alike in groupby(units, key=lambda unit: (unit.tile.height, unit.tile.width)):
+            yield from self._of_one_size(padded, list(alike), size, plan, noises)
+
+    def _of_one_size(
+        self,
+        padded: Tensor,
+        units: Sequence[Unit],
+        size: tuple[int, int],
+        plan: TilePlan,
+        noises: Sequence[NoiseSource],
+    ) -> Iterator[tuple[Unit, Tensor]]:
+        batch = self._options.tile_batch
         batch = min(batch, self._model._most_tiles.get(size, batch))
         done = 0
         while done < len(units):
             current = units[done : done + batch]
             outputs = None
             try:
-                outputs = self._finite(_cut(padded, current), plan, [unit.tile for unit in current])
+                tiles = torch.stack([cut(padded[unit.frame], unit.tile) for unit in current])
+                outputs = self._finite(tiles, plan, current, [noises[unit.frame] for unit in current])
             except torch.OutOfMemoryError:
                 if len(current) == 1:
                     raise
@@ -182,41 +250,40 @@ class _Sampler:
             yield from zip(current, outputs, strict=True)
             done += len(current)
 
-    def _finite(self, lr: Tensor, plan: TilePlan, tiles: list[Tile]) -> Tensor:
+    def _finite(
+        self, lr: Tensor, plan: TilePlan, units: Sequence[Unit], noises: Sequence[NoiseSource]
+    ) -> Tensor:
         """Half precision overflows in some autoencoders: such a batch is computed again in float32."""
-        outputs = self._restored(lr, plan, tiles, self._model.dtype)
+
+        def normal(draw: Draw, like: Tensor) -> Tensor:
+            return stacked(noises, draw, plan, [unit.tile for unit in units], like.shape[1]).to(like)
+
+        outputs = self._restored(lr, normal, self._model.dtype)
         if self._model.dtype != torch.float32 and not outputs.isfinite().all():
             log.warning("values beyond %s: computing this batch in float32", self._model.dtype)
             networks = (self._parts.vae, self._parts.unet, self._parts.noise_predictor)
             for network in networks:
                 cast(network, torch.float32)
             try:
-                outputs = self._restored(lr, plan, tiles, torch.float32)
+                outputs = self._restored(lr, normal, torch.float32)
             finally:
                 for network in networks:
                     cast(network, self._model.dtype)
         return outputs
 
-    def _restored(self, lr: Tensor, plan: TilePlan, tiles: list[Tile], dtype: torch.dtype) -> Tensor:
+    def _restored(self, lr: Tensor, normal: Callable[[Draw, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
         """LR tiles [N,3,h,w] in [0,1] -> [N,3,4h,4w] float32 in [0,1]."""
         vae, device = self._parts.vae, self._model.device
-        scheduler = scheduler_at(self._parts.scheduler, self._timesteps, device)
+        scheduler = scheduler_at(self._parts.scheduler, self._options.timesteps, device)
         scaling = vae.config.scaling_factor
-
-        def normal(draw: Literal["noise_predictor", "vae"], like: Tensor) -> Tensor:
-            return stacked(self._noise, draw, plan, tiles, like.shape[1]).to(like)
-
         upsampled = functional.interpolate(lr, scale_factor=SCALE, mode="bicubic")
         posterior = vae.encode((upsampled * 2 - 1).to(dtype)).latent_dist
         latents = (posterior.mean + posterior.std * normal("vae", posterior.mean)) * scaling
         predicted = self._parts.noise_predictor((lr * 2 - 1).to(dtype), scheduler.timesteps[0])
         noise = predicted.mean + predicted.std * normal("noise_predictor", predicted.mean)
         latents = denoise(scheduler, self._predict, latents, noise)
-        decoded = (vae.decode(latents.to(dtype) / scaling).sample.float() + 1) / 2
-        if self._detail:
-            grain = stacked(self._noise, "detail", plan, tiles, detail.CHANNELS).to(decoded)
-            decoded = detail.add_detail(decoded, grain, self._detail)
-        return decoded.clamp_(0, 1)
+        decoded = vae.decode(latents.to(dtype) / scaling).sample.float()
+        return ((decoded + 1) / 2).clamp_(0, 1)
 
     def _predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The UNet's output, guided away from the negative prompt if the scale is above one."""
@@ -225,18 +292,11 @@ class _Sampler:
             return unet(latents, timestep).sample
         positive = prompt.positive.to(latents.dtype).expand(latents.shape[0], -1, -1)
         wanted = unet(latents, timestep, encoder_hidden_states=positive).sample
-        if self._guidance <= 1.0:
+        if self._options.guidance_scale <= 1.0:
             return wanted
         negative = prompt.negative.to(latents.dtype).expand(latents.shape[0], -1, -1)
         unwanted = unet(latents, timestep, encoder_hidden_states=negative).sample
-        return unwanted + self._guidance * (wanted - unwanted)
-
-
-def _cut(padded: Tensor, units: Sequence[_Unit]) -> Tensor:
-    def cut(frame: int, tile: Tile) -> Tensor:
-        return padded[frame, :, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
-
-    return torch.stack([cut(unit.frame, unit.tile) for unit in units])
+        return unwanted + self._options.guidance_scale * (wanted - unwanted)
 
 
 def _check_frames(frames: Tensor) -> None:

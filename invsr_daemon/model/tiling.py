@@ -6,10 +6,13 @@ reflection. All geometry is a function of the picture's size and the tiling sett
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+FINE_TILE, FINE_OVERLAP, HALO = 32, 8, 8
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,56 @@ def plan_tiles(height: int, width: int, tiling: Tiling) -> TilePlan:
     return TilePlan(padded_height, padded_width, top, left, tiles)
 
 
+def fine(tiling: Tiling) -> Tiling:
+    """Smaller tiles for what changes only here and there; a model that is bound to its tile keeps it."""
+    side = min(tiling.tile, -(-FINE_TILE // tiling.multiple) * tiling.multiple)
+    if tiling.fill_tile or side == tiling.tile:
+        return tiling
+    overlap = min(-(-FINE_OVERLAP // tiling.multiple) * tiling.multiple, side - tiling.multiple)
+    return replace(tiling, tile=side, overlap=overlap)
+
+
+def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[tuple[Tile, list[Tile]]]:
+    """Chosen tiles (by index) in rectangles of at most `most` on a side, each with the tiles in it.
+
+    Restored as one, tiles are spared the overlaps between them.
+    """
+    columns = sum(tile.top == 0 for tile in plan.tiles)
+    left = set(chosen)
+    found = []
+    for index in sorted(chosen):
+        if index not in left:
+            continue
+        wide = [index]
+        while (right := wide[-1] + 1) % columns and right in left and _spans(plan, index, right) <= most:
+            wide.append(right)
+        inside = list(wide)
+        while left.issuperset(below := [each + columns for each in inside[-len(wide) :]]):
+            if _spans(plan, index, below[0], across=False) > most:
+                break
+            inside += below
+        left.difference_update(inside)
+        height, width = _spans(plan, index, inside[-1], across=False), _spans(plan, index, inside[-1])
+        first = plan.tiles[index]
+        whole = Tile(index, first.top, first.left, height, width)
+        found.append((whole, [plan.tiles[each] for each in inside]))
+    return found
+
+
+def grown(tile: Tile, plan: TilePlan, margin: int) -> Tile:
+    """A tile and what is around it, as far as the canvas goes."""
+    top, left = max(0, tile.top - margin), max(0, tile.left - margin)
+    bottom = min(plan.height, tile.top + tile.height + margin)
+    right = min(plan.width, tile.left + tile.width + margin)
+    return Tile(tile.index, top, left, bottom - top, right - left)
+
+
+def _spans(plan: TilePlan, first: int, last: int, *, across: bool = True) -> int:
+    """Width (or height) from one tile's beginning to another's end."""
+    one, other = plan.tiles[first], plan.tiles[last]
+    return other.left + other.width - one.left if across else other.top + other.height - one.top
+
+
 def _padded(side: int, tiling: Tiling) -> tuple[int, int]:
     """(padding before, padded side): centred in a tile, or else only after, up to the multiple."""
     if tiling.fill_tile and side < tiling.tile:
@@ -108,6 +161,12 @@ def reflect_pad(pictures: Tensor, plan: TilePlan) -> Tensor:
     return pictures.index_select(-2, rows).index_select(-1, columns)
 
 
+def cut(picture: Tensor, tile: Tile, scale: int = 1) -> Tensor:
+    """A tile's part of [...,H,W], which is `scale` times the tile's canvas: a view of it."""
+    top, left = tile.top * scale, tile.left * scale
+    return picture[..., top : top + tile.height * scale, left : left + tile.width * scale]
+
+
 def _reflected(side: int, before: int, target: int) -> Tensor:
     """Indices ...,1,0,1,...,side-1,side-2,... with `before` of them ahead of the first 0."""
     period = 2 * (side - 1)
@@ -131,34 +190,41 @@ def gaussian_window(side: int) -> Tensor:
 class Blend:
     """Weighted sum of tiles' outputs over a canvas; `result` divides by the weights' sum."""
 
-    def __init__(self, shape: tuple[int, int, int], plan: TilePlan, scale: int, device: torch.device) -> None:
-        """`shape`: (batch, height, width) of the canvas in output pixels."""
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        plan: TilePlan,
+        scale: int,
+        device: torch.device,
+        ground: Tensor | None = None,
+    ) -> None:
+        """`shape`: (batch, height, width) of the canvas in output pixels.
+
+        `ground` [batch,3,height,width]: what stands for tiles that are not added, left as it is elsewhere.
+        """
         batch, height, width = shape
         first = plan.tiles[0]
         self.device = device
-        self._alone = len(plan.tiles) == 1
+        self._ground = ground
         self._scale = scale
-        vertical = gaussian_window(first.height * scale).to(device)
-        horizontal = gaussian_window(first.width * scale).to(device)
-        self._window = vertical[:, None] * horizontal[None, :]
         self._sum = torch.zeros(batch, 3, height, width, device=device)
-        self._weights = torch.zeros(height, width, device=device)
-        if not self._alone:
+        self._weights = torch.ones(height, width, device=device)
+        self._window = torch.ones(1, 1, device=device)
+        if len(plan.tiles) > 1:
+            vertical = gaussian_window(first.height * scale).to(device)
+            horizontal = gaussian_window(first.width * scale).to(device)
+            self._window = vertical[:, None] * horizontal[None, :]
+            self._weights.zero_()
             for tile in plan.tiles:
-                self._weights[self._place(tile)] += self._window
+                cut(self._weights, tile, scale).add_(self._window)
 
     def add(self, frame: int, tile: Tile, output: Tensor) -> None:
         """Add one tile's output [3, scale*tile height, scale*tile width] to a frame's canvas."""
-        place = self._place(tile)
-        self._sum[frame][(slice(None), *place)] += output if self._alone else output * self._window
+        if self._ground is not None:
+            output = output - cut(self._ground[frame], tile, self._scale)
+        cut(self._sum[frame], tile, self._scale).add_(output * self._window)
 
     def result(self) -> Tensor:
         """[batch,3,height,width]; call once, when every tile was added."""
-        return self._sum if self._alone else self._sum.div_(self._weights)
-
-    def _place(self, tile: Tile) -> tuple[slice, slice]:
-        top, left = tile.top * self._scale, tile.left * self._scale
-        return (
-            slice(top, top + tile.height * self._scale),
-            slice(left, left + tile.width * self._scale),
-        )
+        blended = self._sum.div_(self._weights)
+        return blended if self._ground is None else blended.add_(self._ground)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invsr_daemon.model import InvSR
-from invsr_daemon.model.detail import CHANNELS, Detail, add_detail
+from invsr_daemon.model.detail import Detail, add_detail
 from invsr_daemon.model.noise import CanvasNoise, ZeroNoise
 
 
 def normal(seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, CHANNELS, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(seed))
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000))
@@ -36,13 +36,13 @@ def test_starts_and_their_shares(start: int, share: float) -> None:
 
 def test_what_is_flat_stays_flat() -> None:
     flat = torch.full((1, 3, 64, 64), 0.4)
-    assert (add_detail(flat, normal(), Detail(1.0, 0.5)) - flat).abs().max() < 1e-3
+    assert (add_detail(flat.clone(), normal(), Detail(1.0, 0.5)) - flat).abs().max() < 1e-3
 
 
 def test_grain_is_proportional_to_what_goes_on_around_and_grey() -> None:
     picture = 0.5 + 0.02 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     picture[..., 32:] = 0.5 + (picture[..., 32:] - 0.5) / 10
-    grain = add_detail(picture, normal(), Detail(0.0, 0.3)) - picture
+    grain = add_detail(picture.clone(), normal(), Detail(0.0, 0.3)) - picture
     assert torch.allclose(grain[:, 0], grain[:, 2], atol=1e-6)
     busy, calm = grain[..., 8:24].std().item(), grain[..., 40:56].std().item()
     assert busy == pytest.approx(0.3 * 0.02 / 3**0.5, rel=0.2)  # the luma of three channels' noise
@@ -54,17 +54,17 @@ def test_a_hard_edge_takes_less_grain_than_texture() -> None:
     edge = torch.full((1, 1, 64, 64), 0.1)
     edge[..., 32:] = 0.9
     on_texture, on_edge = (
-        add_detail(each.expand(-1, 3, -1, -1), normal(), Detail(0.0, 0.3)) - each for each in (texture, edge)
+        add_detail(each.repeat(1, 3, 1, 1), normal(), Detail(0.0, 0.3)) - each for each in (texture, edge)
     )
     assert on_edge[..., 30:34].std() < 0.5 * on_texture.std()
 
 
 def test_grain_is_clumped_along_rows_and_columns() -> None:
-    draws = torch.randn(1, CHANNELS, 64, 64, generator=torch.Generator().manual_seed(0))
+    draws = torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(0))
     busy = 0.5 + 0.1 * torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(1)).expand(
         1, 3, -1, -1
     )
-    grain = (add_detail(busy, draws, Detail(0.0, 0.3)) - busy)[0, 0]
+    grain = (add_detail(busy.clone(), draws, Detail(0.0, 0.3)) - busy)[0, 0]
     grain = grain / grain.std()
 
     def alike(down: int, right: int) -> float:
@@ -79,7 +79,7 @@ def test_grain_is_clumped_along_rows_and_columns() -> None:
 def test_sharpening_lifts_edges() -> None:
     edge = torch.full((1, 3, 64, 64), 0.3)
     edge[..., 32:] = 0.6
-    sharper = add_detail(edge, torch.zeros(1, CHANNELS, 8, 8), Detail(1.0, 0.0))
+    sharper = add_detail(edge.clone(), torch.zeros(1, 1, 64, 64), Detail(1.0, 0.0))
     assert sharper[..., 31].mean() < 0.3
     assert sharper[..., 32].mean() > 0.6
     assert torch.allclose(sharper[..., :24], edge[..., :24], atol=1e-6)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from invsr_daemon.model import noise as noise_module
-from invsr_daemon.model.noise import CanvasNoise, Draw, GivenNoise, NoiseSource, ZeroNoise, stacked
+from invsr_daemon.model.noise import (
+    CanvasNoise,
+    Draw,
+    GivenNoise,
+    MovedNoise,
+    NoiseSource,
+    ZeroNoise,
+    stacked,
+)
 from invsr_daemon.model.tiling import TilePlan, Tiling, plan_tiles
+from invsr_daemon.model.traces import Trace
 
 SMALL = plan_tiles(64, 96, Tiling(32, 16, 16))
 LARGE = plan_tiles(64, 96, Tiling(64, 32, 16))
@@ -91,6 +104,84 @@ def test_given_noise_is_handed_out_by_tile_and_draw() -> None:
 
 def test_a_batch_is_its_tiles_in_order() -> None:
     tiles = [SMALL.tiles[4], SMALL.tiles[0]]
-    batch = stacked(CanvasNoise(3), "vae", SMALL, tiles, 4)
+    batch = stacked([CanvasNoise(3)] * len(tiles), "vae", SMALL, tiles, 4)
     for row, tile in zip(batch, tiles, strict=True):
         assert torch.equal(row, CanvasNoise(3).tile("vae", SMALL, tile, 4))
+
+
+# Noise that follows the content
+
+MOVES: tuple[Draw, ...] = ("noise_predictor", "vae", "detail")
+CHANNELS = {"noise_predictor": 4, "vae": 4, "detail": 64}
+FILM = plan_tiles(96, 128, Tiling(128, 16, 16, fill_tile=False))
+
+
+def trace(x: float, y: float, plan: TilePlan = FILM) -> Trace:
+    displacement = torch.tensor([float(x), float(y)]).view(2, 1, 1).expand(2, plan.height, plan.width)
+    return Trace(displacement, torch.ones(plan.height, plan.width, dtype=torch.bool))
+
+
+def wavy(seed: int) -> Trace:
+    """Another displacement everywhere, smooth, up to about ten pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 5 * torch.randn(1, 2, 4, 5, generator=generator)
+    return Trace(
+        functional.interpolate(coarse, (FILM.height, FILM.width), mode="bicubic")[0],
+        torch.rand(FILM.height, FILM.width, generator=generator) > 0.1,
+    )
+
+
+@pytest.mark.parametrize("draw", MOVES)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_moved_noise_is_as_normal_as_any(draw: Draw, share: float) -> None:
+    moved = MovedNoise(CanvasNoise(3), wavy(1), wavy(2), share)
+    values = moved.tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
+    assert values.shape == CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], CHANNELS[draw]).shape
+    assert abs(values.mean().item()) < 0.03
+    assert values.std().item() == pytest.approx(1, abs=0.02)
+    quarters = [part.std().item() for half in values.chunk(2, 1) for part in half.chunk(2, 2)]
+    assert quarters == pytest.approx([1] * 4, abs=0.04)
+
+
+@pytest.mark.parametrize("draw", MOVES)
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_where_nothing_moved_noise_stays_exactly(draw: Draw, share: float) -> None:
+    moved = MovedNoise(CanvasNoise(3), trace(0, 0), trace(0, 0), share)
+    same = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
+    assert torch.equal(moved.tile(draw, FILM, FILM.tiles[0], CHANNELS[draw]), same)
+
+
+@pytest.mark.parametrize("draw", MOVES)
+def test_noise_is_fetched_from_where_the_content_was(draw: Draw) -> None:
+    moved = MovedNoise(CanvasNoise(3), trace(8, 0), trace(-4, 2), share=0.0)
+    values = moved.tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
+    canvas = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
+    assert torch.equal(values[:, :, :-4], canvas[:, :, 4:])  # a cell is two LR pixels wide
+
+
+def test_what_one_anchor_does_not_see_takes_the_other_ones_noise() -> None:
+    unseen = Trace(torch.zeros(2, FILM.height, FILM.width), torch.zeros(FILM.height, FILM.width) > 0)
+    tile, canvas = FILM.tiles[0], CanvasNoise(3)
+    only_after = MovedNoise(canvas, unseen, trace(0, 8), share=0.25).tile("vae", FILM, tile, 4)
+    assert torch.equal(only_after[:, :-4], canvas.tile("vae", FILM, tile, 4)[:, 4:])
+    neither = MovedNoise(canvas, unseen, unseen, share=0.25).tile("vae", FILM, tile, 4)
+    assert torch.equal(neither, canvas.tile("vae", FILM, tile, 4))
+
+
+def test_noise_changes_evenly_from_anchor_to_anchor() -> None:
+    steps = [
+        MovedNoise(CanvasNoise(3), trace(10, 0), trace(-10, 0), share / 8).tile(
+            "vae", FILM, FILM.tiles[0], 4
+        )[:, :, 8:-8]
+        for share in range(9)
+    ]
+    changes = [(b - a).std().item() for a, b in pairwise(steps)]
+    assert changes == pytest.approx([changes[0]] * 8, rel=0.05)
+    assert changes[0] == pytest.approx(math.pi / 2 / 8, rel=0.05)
+
+
+def test_frames_by_themselves_have_independent_noise() -> None:
+    fields = [whole(CanvasNoise(3, frame), SMALL).flatten() for frame in range(4)]
+    others = torch.corrcoef(torch.stack([*fields, whole(CanvasNoise(4), SMALL).flatten()])) - torch.eye(5)
+    assert others.abs().max() < 0.06
+    assert torch.equal(fields[0], whole(CanvasNoise(3), SMALL).flatten())

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from invsr_daemon.model.tiling import Blend, TilePlan, Tiling, gaussian_window, plan_tiles, reflect_pad
+from invsr_daemon.model.tiling import (
+    Blend,
+    TilePlan,
+    Tiling,
+    cut,
+    fine,
+    gaussian_window,
+    grown,
+    merged,
+    plan_tiles,
+    reflect_pad,
+)
 
 CPU = torch.device("cpu")
 SIDES = st.integers(8, 300)
@@ -211,3 +222,74 @@ def test_an_unlucky_size_is_not_computed_twice() -> None:
     plan = plan_tiles(272, 640, Tiling(256, 32, 8, fill_tile=False))
     computed = sum(tile.height * tile.width for tile in plan.tiles)
     assert computed < 1.3 * 272 * 640
+
+
+@given(SIDES, SIDES, tilings(), st.data())
+def test_merged_tiles_are_the_chosen_ones_in_rectangles(
+    height: int, width: int, tiling: Tiling, given_data: st.DataObject
+) -> None:
+    plan = plan_tiles(height, width, tiling)
+    chosen = given_data.draw(st.sets(st.sampled_from(range(len(plan.tiles)))))
+    most = given_data.draw(st.integers(1, 400))
+    found = merged(plan, chosen, most)
+    inside = [tile.index for _, tiles in found for tile in tiles]
+    assert sorted(inside) == sorted(chosen)
+    for whole, tiles in found:
+        assert len(tiles) == 1 or max(whole.height, whole.width) <= most
+        bottom, right = (
+            max(t.top + t.height for t in tiles),
+            max(t.left + t.width for t in tiles),
+        )
+        assert (whole.top, whole.left) == (min(t.top for t in tiles), min(t.left for t in tiles))
+        assert (whole.top + whole.height, whole.left + whole.width) == (bottom, right)
+        rows, columns = {t.top for t in tiles}, {t.left for t in tiles}
+        assert len(tiles) == len(rows) * len(columns)
+
+
+def test_all_tiles_merge_into_few() -> None:
+    plan = plan_tiles(360, 640, fine(Tiling(256, 32, 8, fill_tile=False)))
+    assert len(plan.tiles) > 300
+    assert len(merged(plan, range(len(plan.tiles)), 256)) == 2 * 3
+
+
+@given(SIDES, SIDES, tilings(), st.integers(0, 40))
+def test_grown_tiles_stay_on_the_canvas(height: int, width: int, tiling: Tiling, margin: int) -> None:
+    plan = plan_tiles(height, width, tiling)
+    for tile in plan.tiles:
+        large = grown(tile, plan, margin)
+        assert 0 <= large.top <= tile.top
+        assert 0 <= large.left <= tile.left
+        assert tile.top + tile.height <= large.top + large.height <= plan.height
+        assert tile.left + tile.width <= large.left + large.width <= plan.width
+        assert large.height <= tile.height + 2 * margin
+
+
+@given(tilings())
+def test_fine_tiles_are_no_larger_and_bound_models_keep_theirs(tiling: Tiling) -> None:
+    found = fine(tiling)
+    assert found.tile <= tiling.tile
+    assert found.multiple == tiling.multiple
+    if tiling.fill_tile:
+        assert found is tiling
+
+
+def test_what_is_not_added_stays_the_ground_exactly() -> None:
+    plan = plan_tiles(64, 96, Tiling(32, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    ground, other = torch.rand(2, 3, 128, 192, generator=generator)
+    blend = Blend((1, 128, 192), plan, 2, CPU, ground[None])
+    blend.add(0, plan.tiles[0], cut(other, plan.tiles[0], 2))
+    (found,) = blend.result()
+    assert torch.equal(found[:, 64:], ground[:, 64:])
+    assert torch.equal(found[..., 64:], ground[..., 64:])
+    alone = cut(found, plan.tiles[0], 2)[..., :48, :48]  # no other tile reaches there
+    assert torch.allclose(alone, other[..., :48, :48], atol=1e-6)
+
+
+def test_with_every_tile_added_the_ground_is_gone() -> None:
+    plan = plan_tiles(64, 96, Tiling(32, 8, 8))
+    ground, other = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
+    blend = Blend((1, 128, 192), plan, 2, CPU, ground[None])
+    for tile in plan.tiles:
+        blend.add(0, tile, cut(other, tile, 2))
+    assert torch.allclose(blend.result()[0], other, atol=1e-5)

@@ -1,0 +1,479 @@
+"""Films: restored so that what stands still stands still, what moves moves, and nothing is done twice.
+
+Four things, each with a finite memory, so that a chunk of a film comes out as if the whole had been
+restored at once (docs/temporal.md):
+
+1. Where nothing moves, frames are averaged with those around them: sensor noise goes.
+2. Noise is anchored. Every `interval` frames (and on both sides of a cut) it is the canvas's own; in
+   between it follows the motion from the anchor before and from the one after, cross-faded.
+3. Tiles in which nothing changes from one anchor to the next are restored at the anchors alone, and
+   faded in between; a tile that repeats the previous frame's pixels is taken from there.
+4. Each frame is fused with its neighbours along the motion.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .fusion import Box, Neighbour, agreement, fuse
+from .invsr import SCALE, InvSR, Options, Unit, picture_of
+from .noise import CanvasNoise, MovedNoise, NoiseSource
+from .tiling import HALO, Blend, Tile, TilePlan, cut, fine, grown, merged, plan_tiles, reflect_pad
+from .traces import Motion, Trace
+
+T = TypeVar("T")
+Outputs = list[tuple[Tile, Tensor]]
+WINDOW = 5
+# How much two still pixels may differ (0..1) and yet show the same: at least, and of their mean difference.
+ALIKE_LEAST, NOISE_FACTOR = 0.25 / 255, 1.8
+
+
+@dataclass(frozen=True)
+class FilmFrame:
+    """One LR frame. `pixels` [3,h,w]: uint8, or float within [0,1].
+
+    `motion`: from the frame before; None if there is none, or it is not known. `cut`: a new shot begins.
+    """
+
+    index: int
+    pixels: Tensor
+    motion: Motion | None = None
+    cut: bool = False
+
+    def unit(self) -> Tensor:
+        """The pixels as float32 in [0,1]."""
+        return self.pixels.float() / 255 if self.pixels.dtype == torch.uint8 else self.pixels.float()
+
+
+@dataclass(frozen=True)
+class _Averaged:
+    """A frame, and its pixels float32 [3,h,w] in [0,1] averaged over time where nothing moves."""
+
+    frame: FilmFrame
+    pixels: Tensor
+
+    @property
+    def motion(self) -> Motion | None:
+        return self.frame.motion
+
+
+class _Moment:
+    """A frame on its way: its canvas [3,4H,4W] is computed when it is first asked for."""
+
+    def __init__(self, averaged: _Averaged, noise: NoiseSource, compute: Callable[[], Tensor]) -> None:
+        self.averaged = averaged
+        self.noise = noise
+        self.changing: frozenset[int] = frozenset()
+        self._compute = compute
+        self._canvas: Tensor | None = None
+
+    @property
+    def index(self) -> int:
+        return self.averaged.frame.index
+
+    @property
+    def computed(self) -> bool:
+        return self._canvas is not None
+
+    def canvas(self) -> Tensor:
+        if self._canvas is None:
+            self._canvas = self._compute()
+            self._compute = _spent
+        return self._canvas
+
+
+def _spent() -> Tensor:
+    raise AssertionError("a moment's canvas is computed once")
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A result, and what it was made from, where that was its own moment alone."""
+
+    canvas: Tensor
+    noise: NoiseSource
+    pixels: Tensor
+    result: Tensor
+
+    def repeats(self, canvas: Tensor, noise: NoiseSource, pixels: Tensor) -> bool:
+        """Whether it would be made from the very same again."""
+        return self.canvas is canvas and self.noise is noise and torch.equal(self.pixels, pixels)
+
+
+class FilmRestorer:
+    """Restores the frames of one film, in order."""
+
+    def __init__(
+        self,
+        model: InvSR,
+        options: Options,
+        *,
+        seed: int,
+        interval: int = 12,
+        tolerance: float = 2 / 255,
+        frame_batch: int = 1,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`interval`: frames from anchor to anchor; `tolerance`: what counts as no change, within [0,1];
+
+        `frame_batch`: frames whose tiles are handed to the model together; `alive` is called after each tile.
+        Raises ValueError if the model cannot take the options' tile.
+        """
+        self._model = model
+        self._options = options
+        self._canvas_noise = CanvasNoise(seed)
+        self._interval = interval
+        self.tolerance = tolerance
+        self._frame_batch = frame_batch
+        self._alive = alive
+        self._most = model.tiling_for(options.tile)
+        self._tiling = fine(self._most)
+        self._finished: _Finished | None = None
+        self._wanted = range(0)
+
+    @torch.inference_mode()
+    def restore(self, frames: Iterable[FilmFrame], wanted: range) -> Iterator[Tensor]:
+        """The wanted frames (by index), each [3,H,W] float32 in [0,1] of the options' size.
+
+        `frames` are consecutive. For results that do not depend on where they begin and end, they reach
+        `interval + interval // 2` frames further than `wanted` on either side (one more at the end), as far
+        as there are any. A frame that repeats the one before gives the very same tensor.
+        """
+        self._wanted = wanted
+        averaged = (
+            _Averaged(window[place], _average(window, place))
+            for window, place in _windows(map(self._here, frames), self._interval // 2)
+        )
+        for window, place in _windows(self._moments(averaged), 1):
+            if window[place].index in wanted:
+                yield self._result(window, place)
+            if window[place].index >= wanted.stop - 1:
+                return
+
+    def _here(self, frame: FilmFrame) -> FilmFrame:
+        return replace(frame, pixels=frame.pixels.to(self._model.device))
+
+    # From anchor to anchor
+
+    def _moments(self, frames: Iterable[_Averaged]) -> Iterator[_Moment]:
+        """Every frame from the first anchor on."""
+        start: _Moment | None = None
+        run: list[_Averaged] = []
+        for averaged, following in _with_next(frames):
+            anchor = averaged.frame.cut or averaged.frame.index % self._interval == 0
+            if start is not None:
+                run.append(averaged)
+            elif anchor:
+                start = self._anchor(averaged, None)
+            else:
+                continue
+            last = following is None or following.frame.cut
+            if run and (anchor or last):
+                between, end = self._between(start, run)
+                yield start
+                yield from _handed_over(between)
+                start, run = end, []
+            if last:
+                yield start
+                start = None
+
+    def _anchor(self, averaged: _Averaged, before: _Moment | None) -> _Moment:
+        return _Moment(averaged, self._canvas_noise, lambda: self._at_anchor(averaged, before))
+
+    def _at_anchor(self, averaged: _Averaged, before: _Moment | None) -> Tensor:
+        """All of it, but what is exactly as it was at the anchor before."""
+        plan = self.plan(averaged)
+        ground = None
+        changed = set(range(len(plan.tiles)))
+        if before is not None:
+            exactly = _touched((averaged.pixels != before.averaged.pixels).any(0), plan)
+            if not exactly:
+                return before.canvas()
+            if before.computed:
+                ground, changed = before.canvas(), exactly
+        (outputs,) = self.restored([averaged], [self._canvas_noise], [changed], plan)
+        return self.blended(outputs, plan, ground)
+
+    def _between(self, start: _Moment, run: Sequence[_Averaged]) -> tuple[list[_Moment], _Moment]:
+        """The moments after an anchor up to the next, and that one."""
+        frames = [start.averaged, *run]
+        end = self._anchor(run[-1], start)
+        interval = _Interval(self, frames, self._noises(frames), start, end)
+        moments = interval.moments()
+        for moment in (start, *moments, end):
+            moment.changing |= interval.changing
+        return moments, end
+
+    def _noises(self, frames: Sequence[_Averaged]) -> list[NoiseSource]:
+        """Each frame's noise, the canvas's own where nothing has moved."""
+        motions = [averaged.motion for averaged in frames[1:] if averaged.motion is not None]
+        if len(motions) < len(frames) - 1 or all(motion.still.all() for motion in motions):
+            return [self._canvas_noise] * len(frames)
+        height, width = frames[0].pixels.shape[-2:]
+        before, after = [Trace.at_anchor(height, width)], [Trace.at_anchor(height, width)]
+        for motion in motions:
+            before.append(before[-1].followed(motion.backward, motion.stems))
+        for motion in reversed(motions):
+            after.append(after[-1].followed(motion.forward, motion.leads))
+        pairs = zip(before, reversed(after), strict=True)
+        return [
+            MovedNoise(self._canvas_noise, *pair, share=place / len(motions))
+            for place, pair in enumerate(pairs)
+        ]
+
+    def restored(
+        self,
+        frames: Sequence[_Averaged],
+        noises: Sequence[NoiseSource],
+        chosen: Sequence[Collection[int]],
+        plan: TilePlan,
+    ) -> list[Outputs]:
+        """For each frame its chosen tiles (by index), restored."""
+        padded = reflect_pad(torch.stack([averaged.pixels for averaged in frames]), plan)
+        halo = 0 if self._most.fill_tile else -(-HALO // self._most.multiple) * self._most.multiple
+        pieces = {
+            Unit(number, grown(whole, plan, halo)): inside
+            for number, tiles in enumerate(chosen)
+            for whole, inside in merged(plan, tiles, self._most.tile - 2 * halo)
+        }
+        outputs: list[Outputs] = [[] for _ in frames]
+        units = sorted(pieces, key=lambda unit: (unit.tile.height, unit.tile.width))
+        for unit, output in self._model.sampled(padded, units, plan, noises, self._options):
+            self._alive()
+            outputs[unit.frame] += [
+                (tile, cut(output, _within(tile, unit.tile), SCALE)) for tile in pieces[unit]
+            ]
+        return outputs
+
+    def blended(self, outputs: Outputs, plan: TilePlan, ground: Tensor | None) -> Tensor:
+        """A canvas [3,4H,4W]: the tiles that there are, the ground in place of others."""
+        shape = (1, plan.height * SCALE, plan.width * SCALE)
+        below = None if ground is None else ground[None]
+        blend = Blend(shape, plan, SCALE, self._model.device, below)
+        for tile, output in outputs:
+            blend.add(0, tile, output)
+        return blend.result()[0]
+
+    def together(self, first: int) -> range:
+        """The frames (by index) that are restored together with a frame."""
+        return range(first, max(first + 1, min(first + self._frame_batch, self._wanted.stop)))
+
+    def plan(self, averaged: _Averaged) -> TilePlan:
+        return plan_tiles(averaged.pixels.shape[-2], averaged.pixels.shape[-1], self._tiling)
+
+    # From canvas to result
+
+    def _result(self, window: Sequence[_Moment], place: int) -> Tensor:
+        moment = window[place]
+        canvas, noise, pixels = moment.canvas(), moment.noise, moment.averaged.pixels
+        plan = self.plan(moment.averaged)
+        own = picture_of(canvas, plan, pixels.shape[-2:])
+        if neighbours := list(self._neighbours(window, place, plan)):
+            fused = fuse(own, neighbours, _box(window, plan, pixels.shape[-2:]), SCALE)
+            return self._model.finish(fused[None], pixels[None], plan, [noise], self._options)[0]
+        if self._finished is None or not self._finished.repeats(canvas, noise, pixels):
+            result = self._model.finish(own.clone()[None], pixels[None], plan, [noise], self._options)[0]
+            self._finished = _Finished(canvas, noise, pixels, result)
+        return self._finished.result
+
+    def _neighbours(self, window: Sequence[_Moment], place: int, plan: TilePlan) -> Iterator[Neighbour]:
+        """Those before and after, if motion leads there; none where nothing changes."""
+        if not any(moment.changing for moment in window):
+            return
+        own = window[place]
+        if place > 0 and (motion := own.averaged.motion) is not None:
+            yield self._neighbour(own, window[place - 1], motion.backward, motion.stems, plan)
+        if place + 1 < len(window) and (motion := window[place + 1].averaged.motion) is not None:
+            yield self._neighbour(own, window[place + 1], motion.forward, motion.leads, plan)
+
+    def _neighbour(
+        self, own: _Moment, other: _Moment, flow: Tensor, trusted: Tensor, plan: TilePlan
+    ) -> Neighbour:
+        pixels = own.averaged.pixels
+        flow, trusted = flow.to(pixels), trusted.to(pixels.device)
+        weight = agreement(pixels, other.averaged.pixels, flow, trusted)
+        return Neighbour(picture_of(other.canvas(), plan, pixels.shape[-2:]), flow, weight)
+
+
+class _Interval:
+    """The frames between two anchors, and how their canvases come about."""
+
+    def __init__(
+        self,
+        film: FilmRestorer,
+        frames: Sequence[_Averaged],
+        noises: Sequence[NoiseSource],
+        start: _Moment,
+        end: _Moment,
+    ) -> None:
+        """`frames`, `noises`: both anchors' included."""
+        self._film = film
+        self._frames = frames
+        self._noises = noises
+        self._start = start
+        self._end = end
+        self._plan = film.plan(frames[0])
+        self._outputs: dict[int, Outputs] = {}
+        changes = _changes(frames, film.tolerance)
+        self.changing = frozenset(_touched(changes, self._plan))
+
+    def moments(self) -> list[_Moment]:
+        """The moments between the anchors. Only a moment yet to be computed holds on to the one before it."""
+        moments = [self._start]
+        for place in range(1, len(self._frames) - 1):
+            compute = partial(self._canvas, place, moments[-1])
+            moments.append(_Moment(self._frames[place], self._noises[place], compute))
+        return moments[1:]
+
+    def _canvas(self, place: int, previous: _Moment) -> Tensor:
+        """Tiles that change are restored, or kept where the frame repeats the one before; others fade."""
+        touched = self._touched(place)
+        if not touched:
+            return previous.canvas()
+        every = len(self.changing) == len(self._plan.tiles)
+        ground = None if every else self._faded(place / (len(self._frames) - 1))
+        if not self.changing:
+            assert ground is not None
+            return ground
+        tiles = [self._plan.tiles[index] for index in self.changing - touched]
+        kept = [(tile, cut(previous.canvas(), tile, SCALE)) for tile in tiles]
+        return self._film.blended([*kept, *self._restored(place)], self._plan, ground)
+
+    def _restored(self, place: int) -> Outputs:
+        if place not in self._outputs:
+            first = self._frames[place].frame.index
+            places = [place + number - first for number in self._film.together(first)]
+            places = [each for each in places if each < len(self._frames) - 1]
+            chosen = [self.changing & self._touched(each) for each in places]
+            some = [self._frames[each] for each in places]
+            noises = [self._noises[each] for each in places]
+            outputs = self._film.restored(some, noises, chosen, self._plan)
+            self._outputs.update(zip(places, outputs, strict=True))
+        return self._outputs.pop(place)
+
+    def _touched(self, place: int) -> set[int]:
+        """The tiles in which a frame does not repeat the pixels of the one before."""
+        one, other = (self._frames[each].frame.pixels for each in (place - 1, place))
+        return _touched((one != other).any(0), self._plan)
+
+    def _faded(self, share: float) -> Tensor:
+        one, other = self._start.canvas(), self._end.canvas()
+        return one if one is other else torch.lerp(one, other, share)
+
+
+def _average(window: Sequence[FilmFrame], place: int) -> Tensor:
+    """A frame [3,h,w] averaged, pixel by pixel, with those before and after it as long as nothing moves."""
+    own = window[place].unit()
+    total = torch.zeros_like(own)
+    count = torch.ones_like(own[:1])
+    for direction in (1, -1):
+        still = torch.ones_like(count, dtype=torch.bool)
+        at = place
+        while 0 <= at + direction < len(window):
+            motion = window[max(at, at + direction)].motion
+            if motion is None:
+                break
+            still = still & motion.still.to(own.device)
+            at += direction
+            difference = window[at].unit() - own
+            alike = still & _alike(difference, still)
+            total += difference * alike
+            count += alike
+    # Differences, so that equal frames give exactly themselves.
+    return own + total / count
+
+
+def _alike(difference: Tensor, still: Tensor) -> Tensor:
+    """Bool [1,h,w]: where a difference [3,h,w] is no more than noise."""
+    amount = difference.abs().mean(0, keepdim=True)
+    noise = (amount * still).sum() / still.sum().clamp_min(1)
+    return _around(amount) <= ALIKE_LEAST + NOISE_FACTOR * noise
+
+
+def _changes(frames: Sequence[_Averaged], tolerance: float) -> Tensor:
+    """Bool [h,w]: where any frame differs from the first by more than the tolerance."""
+    first = frames[0].pixels
+    changed = torch.zeros(first.shape[-2:], dtype=torch.bool, device=first.device)
+    for averaged in frames[1:]:
+        amount = (averaged.pixels - first).abs().mean(0, keepdim=True)
+        changed |= _around(amount)[0] > tolerance
+    return changed
+
+
+def _around(amount: Tensor) -> Tensor:
+    """Means of [1,h,w] in windows."""
+    return functional.avg_pool2d(
+        amount[None], WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
+    )[0]
+
+
+def _touched(mask: Tensor, plan: TilePlan) -> set[int]:
+    """The tiles (by index) in which a mask [h,w] is anywhere true."""
+    padded = reflect_pad(mask[None, None].float(), plan)[0, 0]
+    found = torch.stack([cut(padded, tile).any() for tile in plan.tiles]).tolist()
+    return {tile.index for tile, any_there in zip(plan.tiles, found, strict=True) if any_there}
+
+
+def _box(window: Sequence[_Moment], plan: TilePlan, size: Sequence[int]) -> Box:
+    """The part of the picture that changing tiles cover."""
+    tiles = [plan.tiles[index] for moment in window for index in moment.changing]
+    return Box(
+        top=max(0, min(tile.top for tile in tiles) - plan.top),
+        left=max(0, min(tile.left for tile in tiles) - plan.left),
+        bottom=min(size[0], max(tile.top + tile.height for tile in tiles) - plan.top),
+        right=min(size[1], max(tile.left + tile.width for tile in tiles) - plan.left),
+    )
+
+
+def _within(tile: Tile, whole: Tile) -> Tile:
+    """A tile in coordinates of the one it is part of."""
+    return Tile(tile.index, tile.top - whole.top, tile.left - whole.left, tile.height, tile.width)
+
+
+def _windows(items: Iterable[T], reach: int) -> Iterator[tuple[Sequence[T], int]]:
+    """Each item among those up to `reach` before and after it, and its place among them."""
+    held: deque[T] = deque()
+    place = 0
+    for item in items:
+        held.append(item)
+        if len(held) > place + reach:
+            yield tuple(held), place
+            place = _advanced(held, place, reach)
+    while place < len(held):
+        yield tuple(held), place
+        place = _advanced(held, place, reach)
+
+
+def _advanced(held: deque[T], place: int, reach: int) -> int:
+    if place < reach:
+        return place + 1
+    held.popleft()
+    return place
+
+
+def _handed_over(items: list[T]) -> Iterator[T]:
+    """Each item, and no hold on those given before: canvases are large."""
+    items.reverse()
+    while items:
+        yield items.pop()
+
+
+def _with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
+    """Each item with the one after it."""
+    coming = iter(items)
+    try:
+        current = next(coming)
+    except StopIteration:
+        return
+    for item in coming:
+        yield current, item
+        current = item
+    yield current, None
