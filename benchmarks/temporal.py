@@ -41,7 +41,7 @@ from invsr_daemon.quality.video import (
 )
 from invsr_daemon.quality.video_methods import TRUTH, open_video_methods, parse_video_methods
 
-METHODS = "bicubic,default:temporal=off,default:temporal=static"
+METHODS = "bicubic,default:temporal=off,default:temporal=full"
 RESTING = ("static", "static-noise", "slides")
 STDS = {"static": 1 / 10, "static-noise": 1 / 3}
 SAVINGS = {"talking-head": 4, "screen": 4, "slides": 20}
@@ -99,7 +99,7 @@ def stability(film: Watched, off: VideoScore, ours: VideoScore) -> Iterator[Goal
 
 
 def savings(name: str, off: Tiles, ours: Tiles) -> Iterator[Goal]:
-    """By tiles and by the pixels in them, of which the lesser counts: tiles may differ in size."""
+    """By the pixels in tiles: the engine restores neighbouring tiles as one, so their number says little."""
     for network, before, after in (
         ("UNet", off.unet, ours.unet),
         ("VAE", off.vae_encode + off.vae_decode, ours.vae_encode + ours.vae_decode),
@@ -107,7 +107,7 @@ def savings(name: str, off: Tiles, ours: Tiles) -> Iterator[Goal]:
         tiles, pixels = before.tiles / max(after.tiles, 1), before.pixels / max(after.pixels, 1)
         figure = f"{before.tiles} → {after.tiles} tiles, {tiles:.1f} times; {pixels:.1f} times fewer pixels"
         wanted = SAVINGS[name]
-        yield Goal(f"{wanted} times less {network}", name, min(tiles, pixels) >= wanted, figure)
+        yield Goal(f"{wanted} times less {network}", name, pixels >= wanted, figure)
 
 
 def document(report: VideoReport, off: str, ours: str) -> str:

@@ -112,6 +112,9 @@ def main() -> None:
 @click.option(
     "--color-fix", type=click.Choice(["none", "wavelet", "ycbcr"]), help="Take colours from the input."
 )
+@click.option(
+    "--temporal", type=click.Choice(["off", "static", "full"]), help="What frames learn from each other."
+)
 @click.option("--seed", type=int, help="Seed of the noise: the same seed gives the same result.")
 @click.option("--device", "devices", metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where to compute.")
 @click.option("--workers", type=int, help="Number of worker processes.")

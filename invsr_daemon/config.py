@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from .records import ConfigError, ImageSettings, ModelSettings, VideoSettings
+from .records import ConfigError, ImageSettings, ModelSettings, TemporalSettings, VideoSettings
 from .timesteps import check_timesteps, default_timesteps
 
 MOST_STEPS = 50
@@ -162,6 +162,11 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "invsr-daemon"
 
 
+def _off(value: Any) -> Any:
+    """YAML takes a bare `off` for the opposite of `on`."""
+    return "off" if value is False else value
+
+
 class Settings(_Section):
     """Everything that can be set. Each field has its default here and its comment in config.yaml."""
 
@@ -190,6 +195,9 @@ class Settings(_Section):
     frame_batch: int = Field(1, ge=1, le=256)
     color_fix: Literal["none", "wavelet", "ycbcr"] = "wavelet"
     guidance_scale: float = Field(1.0, ge=1, le=20)
+    temporal: Annotated[Literal["off", "static", "full"], BeforeValidator(_off)] = "full"
+    noise_anchor_interval: int = Field(12, ge=2, le=240)
+    static_tolerance: float = Field(2.0, ge=0, le=64)
     video: VideoSection = VideoSection()
     image: ImageSection = ImageSection()
     limits: LimitsSection = LimitsSection()
@@ -257,7 +265,12 @@ class Settings(_Section):
             color_fix=self.color_fix,
             guidance_scale=self.guidance_scale,
             precision=self.precision,
+            temporal=self.temporal_settings(),
         )
+
+    def temporal_settings(self) -> TemporalSettings:
+        """What frames of a film learn from each other."""
+        return TemporalSettings(self.temporal, self.noise_anchor_interval, self.static_tolerance)
 
     def schedule(self) -> tuple[int, ...]:
         """The timesteps: given, or the published list for `steps` (one step by default)."""

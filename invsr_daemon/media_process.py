@@ -72,7 +72,7 @@ def _plan_film(job: Job, identity: Identity) -> Plan:
     work = _work_folder(job, key)
     tasks = tuple(
         VideoTask(film.info, chunk, job.model, video, work / f"chunk-{chunk.index:06}.nut")
-        for chunk in plan_chunks(film, settings.video.chunk_frames)
+        for chunk in plan_chunks(film, settings.video.chunk_frames, job.model.temporal.context)
     )
     notes = film.info.notes + layout.notes
     output = job.target.path(f".{layout.container}")

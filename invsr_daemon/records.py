@@ -172,13 +172,53 @@ class ImageInfo:
 class Chunk:
     """Consecutive frames of a film, the first its frame `start`: one unit of work.
 
-    `pts` are their timestamps; `seek` is the last keyframe before them, if one can be trusted.
+    `pts` are their timestamps; `before` and `after` those of neighbouring frames that are looked at, but
+    belong to other chunks. `seek` is the last keyframe before all of them, if one can be trusted.
     """
 
     index: int
     start: int
     pts: tuple[int, ...]
     seek: SeekPoint | None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    @property
+    def first(self) -> int:
+        """Index of the first frame that is decoded."""
+        return self.start - len(self.before)
+
+    @property
+    def decoded(self) -> tuple[int, ...]:
+        """Timestamps of all frames that are decoded."""
+        return self.before + self.pts + self.after
+
+    @property
+    def own(self) -> range:
+        """Indices of the frames that are restored."""
+        return range(self.start, self.start + len(self.pts))
+
+
+@dataclass(frozen=True)
+class TemporalSettings:
+    """What frames of a film learn from each other.
+
+    off: nothing, each has noise of its own; static: noise stays in its place, and what does not change is
+    not computed again; full: noise and pictures also follow the motion. `static_tolerance` is in levels of
+    255.
+    """
+
+    mode: Literal["off", "static", "full"]
+    anchor_interval: int
+    static_tolerance: float
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """How many frames before and after a chunk have an influence on it."""
+        if self.mode == "off":
+            return 0, 0
+        reach = self.anchor_interval + self.anchor_interval // 2
+        return reach, reach + 1
 
 
 @dataclass(frozen=True)
@@ -195,6 +235,7 @@ class ModelSettings:
     color_fix: Literal["none", "wavelet", "ycbcr"]
     guidance_scale: float
     precision: Literal["auto", "fp32", "fp16", "bf16"]
+    temporal: TemporalSettings
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,20 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import IO, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from .films import Pixels, film_frames, picture, restore_film
 from .media.decode import RgbFrame, decode_chunk
 from .media.encode import film_size, open_chunk
 from .media.image import image_format, read_image, write_image
-from .model.invsr import InvSR
+from .model.film import FilmFrame
+from .model.invsr import InvSR, Options
 from .model.noise import CanvasNoise
 from .overlap import read_ahead, write_behind
 from .records import (
@@ -47,8 +47,7 @@ from .wire import parse_task
 
 log = logging.getLogger(__name__)
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-QUEUED_BATCHES = 2
+QUEUED_FRAMES = 2
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -62,34 +61,49 @@ class Restorer:
         # Where memory did not suffice for the tile that a job's settings ask for.
         self._tiles: dict[ModelSettings, int] = {}
 
-    def restore(self, pixels: list[Pixels], settings: ModelSettings, size: tuple[int, int]) -> list[Pixels]:
-        """Restore pictures [H,W,3] of one size and depth; the results are of `size` (width, height)."""
-        deep = pixels[0].dtype == np.uint16
-        top = 65535 if deep else 255
-        batch = torch.stack([torch.from_numpy(p.astype(np.float32)) for p in pixels])
-        frames = (batch / top).permute(0, 3, 1, 2)
-        model = self.model(settings)
+    def image(self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int]) -> Pixels:
+        """Restore a picture [H,W,3]; the result is of `size` (width, height) and the same depth."""
+        frames = picture(pixels)[None]
         while True:
             try:
-                restored = self._restored(model, frames, settings, size)
+                model = self.model(settings)
+                restored = model.restored(frames, [CanvasNoise(settings.seed)], self._options(settings, size))
+                return _quantised(restored[0], _top(pixels))
             except (torch.OutOfMemoryError, MemoryError) as error:
-                smaller = _smaller_tile(self._tile(settings) or model.tiling.tile, model.tiling.multiple)
-                if smaller is None:
-                    raise ResourceError(
-                        f"the memory of {self.device} does not suffice for one tile"
-                    ) from error
-                self._tiles[settings] = smaller
-            else:
-                return _quantised(restored, top)
-            log.warning("out of memory on %s: going on with tiles of %d", self.device, smaller)
+                self.use_smaller_tiles(settings, error)
 
-    def _restored(
-        self, model: InvSR, frames: Tensor, settings: ModelSettings, size: tuple[int, int]
-    ) -> Tensor:
-        return model.restore(
+    def film(
+        self,
+        frames: Iterable[FilmFrame],
+        wanted: range,
+        settings: ModelSettings,
+        size: tuple[int, int],
+        alive: Callable[[], None],
+    ) -> Iterator[Tensor]:
+        """The wanted frames of a film: float32 [3,H,W] in [0,1]. See `restore_film`."""
+        return restore_film(
+            self.model(settings),
             frames,
+            wanted,
+            self._options(settings, size),
+            settings.temporal,
+            seed=settings.seed,
+            frame_batch=settings.frame_batch,
+            alive=alive,
+        )
+
+    def use_smaller_tiles(self, settings: ModelSettings, error: BaseException) -> None:
+        """After running out of memory. Raises ResourceError if there are no smaller ones."""
+        tiling = self.model(settings).tiling
+        smaller = _smaller_tile(self._tile(settings) or tiling.tile, tiling.multiple)
+        if smaller is None:
+            raise ResourceError(f"the memory of {self.device} does not suffice for one tile") from error
+        log.warning("out of memory on %s: going on with tiles of %d", self.device, smaller)
+        self._tiles[settings] = smaller
+
+    def _options(self, settings: ModelSettings, size: tuple[int, int]) -> Options:
+        return Options(
             timesteps=settings.timesteps,
-            noise=CanvasNoise(settings.seed),
             tile=self._tile(settings),
             tile_batch=self._tile_batch(settings),
             color_fix=settings.color_fix,
@@ -129,42 +143,71 @@ def _smaller_tile(tile: int, multiple: int) -> int | None:
     return half if half >= 2 * multiple else None
 
 
+def _top(pixels: Pixels) -> int:
+    return 65535 if pixels.dtype == np.uint16 else 255
+
+
 @torch.inference_mode()
-def _quantised(restored: Tensor, top: int) -> list[Pixels]:
-    """[B,3,H,W] in [0,1], used up, -> [H,W,3] arrays; rounded on the device: less crosses the bus."""
+def _quantised(restored: Tensor, top: int) -> Pixels:
+    """[3,H,W] in [0,1] -> [H,W,3]; rounded on the device: less crosses the bus."""
     kind = torch.uint8 if top == 255 else torch.int32
-    whole = restored.mul_(top).add_(0.5).to(kind).permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    return [frame if top == 255 else frame.astype(np.uint16) for frame in whole]
+    whole = restored.mul(top).add_(0.5).to(kind).permute(1, 2, 0).cpu().contiguous().numpy()
+    return whole if top == 255 else whole.astype(np.uint16)
 
 
 def restore_chunk(task: VideoTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
-    """Decode, restore and encode one chunk into `task.output`."""
+    """Decode, restore and encode one chunk into `task.output`; anew if memory runs out."""
+    while True:
+        told = 0
+
+        def tell(frames: int) -> None:
+            nonlocal told
+            told += frames
+            progress(frames)
+
+        try:
+            _restore_chunk(task, restorer, tell)
+            return
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            restorer.use_smaller_tiles(task.model, error)
+            progress(-told)
+
+
+def _restore_chunk(task: VideoTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
     size = film_size(task.info, task.video, task.model.scale)
+    top = 65535 if task.info.depth > 8 else 255
     with (
         open_chunk(task.output, task.info, task.chunk, task.video, task.model.scale) as encoder,
-        read_ahead(_batches(task), QUEUED_BATCHES) as batches,
-        write_behind(encoder.encode, QUEUED_BATCHES) as encoded,
+        read_ahead(_frames(task), QUEUED_FRAMES) as frames,
+        write_behind(encoder.encode, QUEUED_FRAMES) as encoded,
     ):
-        for batch in batches:
-            restored = restorer.restore([frame.pixels for frame in batch], task.model, size)
-            for frame, pixels in zip(batch, restored, strict=True):
-                encoded.put(RgbFrame(frame.pts, pixels))
-            progress(len(batch))
+        restored = restorer.film(frames, task.chunk.own, task.model, size, lambda: progress(0))
+        for pts, pixels in zip(task.chunk.pts, _arrays(restored, top), strict=True):
+            encoded.put(RgbFrame(pts, pixels))
+            progress(1)
 
 
-def _batches(task: VideoTask) -> Iterator[list[RgbFrame]]:
-    frames = decode_chunk(task.info, task.chunk)
-    while batch := list(islice(frames, task.model.frame_batch)):
-        yield batch
+def _frames(task: VideoTask) -> Iterator[FilmFrame]:
+    decoded = (frame.pixels for frame in decode_chunk(task.info, task.chunk))
+    return film_frames(decoded, task.chunk.first, task.model.temporal)
+
+
+def _arrays(restored: Iterable[Tensor], top: int) -> Iterator[Pixels]:
+    """Frames as arrays; a repeated one is converted once."""
+    last: tuple[Tensor, Pixels] | None = None
+    for frame in restored:
+        if last is None or frame is not last[0]:
+            last = frame, _quantised(frame, top)
+        yield last[1]
 
 
 def restore_image(task: ImageTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
     """Read, restore and write one picture into `task.output`."""
-    picture = read_image(task.info)
-    height, width = picture.pixels.shape[:2]
+    image = read_image(task.info)
+    height, width = image.pixels.shape[:2]
     size = output_size(width, height, task.model.scale, even=False)
-    (pixels,) = restorer.restore([picture.pixels], task.model, size)
-    write_image(replace(picture, pixels=pixels), image_format(task.info, task.image), task.image, task.output)
+    pixels = restorer.image(image.pixels, task.model, size)
+    write_image(replace(image, pixels=pixels), image_format(task.info, task.image), task.image, task.output)
     progress(1)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invsr_daemon.records import ModelSettings, ResourceError
-from invsr_daemon.worker import Pixels, Restorer
+from invsr_daemon.films import Pixels
+from invsr_daemon.records import ModelSettings, ResourceError, TemporalSettings
+from invsr_daemon.worker import Restorer
 
 
 @contextmanager
@@ -33,33 +34,34 @@ def little_memory(network: nn.Module, largest_side: int) -> Iterator[list[int]]:
 
 
 def settings(model: Path) -> ModelSettings:
-    return ModelSettings(str(model), (200,), 4.0, 0, 64, 1, 1, "none", 1.0, "fp32")
+    temporal = TemporalSettings("full", 12, 2.0)
+    return ModelSettings(str(model), (200,), 4.0, 0, 64, 1, 1, "none", 1.0, "fp32", temporal)
 
 
 def test_out_of_memory_means_smaller_tiles_also_for_the_next_frames(
     tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     restorer, asked = Restorer("cpu"), settings(tiny_model_dir)
-    pixels: list[Pixels] = [np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)]
+    pixels: Pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     unet = restorer.model(asked)._parts.unet
     with little_memory(unet, largest_side=16) as sides:  # latents of a tile of 32
-        first = restorer.restore(pixels, asked, (256, 256))
+        first = restorer.image(pixels, asked, (256, 256))
         assert sides[0] == 32
         assert set(sides[1:]) == {16}
         sides.clear()
-        second = restorer.restore(pixels, asked, (256, 256))
+        second = restorer.image(pixels, asked, (256, 256))
         assert set(sides) == {16}, "what did not fit is not tried again"
-    assert first[0].shape == (256, 256, 3)
-    assert np.array_equal(first[0], second[0])
+    assert first.shape == (256, 256, 3)
+    assert np.array_equal(first, second)
     assert caplog.messages == ["out of memory on cpu: going on with tiles of 32"]
 
 
 def test_no_memory_for_the_smallest_tile_is_a_failure_that_may_pass(tiny_model_dir: Path) -> None:
     restorer, asked = Restorer("cpu"), settings(tiny_model_dir)
-    pixels: list[Pixels] = [np.zeros((64, 64, 3), dtype=np.uint8)]
+    pixels: Pixels = np.zeros((64, 64, 3), dtype=np.uint8)
     with (
         little_memory(restorer.model(asked)._parts.unet, largest_side=0),
         pytest.raises(ResourceError, match="does not suffice") as caught,
     ):
-        restorer.restore(pixels, asked, (256, 256))
+        restorer.image(pixels, asked, (256, 256))
     assert caught.value.retryable

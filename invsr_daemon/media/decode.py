@@ -29,7 +29,7 @@ class RgbFrame:
 
 
 def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
-    """Decode exactly the frames of a chunk.
+    """Decode exactly the frames of a chunk, and of those around it that it looks at.
 
     Seeks to the last keyframe before the chunk; where that cannot be trusted (no timestamps, or the
     demuxer lands elsewhere), decodes from the beginning. Raises InputError if a frame is missing.
@@ -38,13 +38,13 @@ def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
     delivered = 0
     for source in (_after_seek, _from_beginning):
         for frame in source(info, chunk):
-            yield RgbFrame(chunk.pts[delivered], _rgb(frame, info, reformatter))
+            yield RgbFrame(chunk.decoded[delivered], _rgb(frame, info, reformatter))
             delivered += 1
         if delivered:
             break
-    if delivered != len(chunk.pts):
+    if delivered != len(chunk.decoded):
         raise InputError(
-            f"only {delivered} of {len(chunk.pts)} frames from frame {chunk.start} on could be decoded"
+            f"only {delivered} of {len(chunk.decoded)} frames from frame {chunk.first} on could be decoded"
         )
 
 
@@ -54,9 +54,10 @@ def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
         return
     with open_source(info.path) as container:
         container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
-        frames = dropwhile(lambda f: f.pts is not None and f.pts < chunk.pts[0], _frames(container, info))
-        for frame, pts in zip(frames, chunk.pts, strict=False):
-            if frame.pts != pts and pts == chunk.pts[0]:
+        first = chunk.decoded[0]
+        frames = dropwhile(lambda f: f.pts is not None and f.pts < first, _frames(container, info))
+        for frame, pts in zip(frames, chunk.decoded, strict=False):
+            if frame.pts != pts and pts == first:
                 return
             if frame.pts != pts:
                 raise InputError(
@@ -67,7 +68,7 @@ def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
 
 def _from_beginning(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
     with open_source(info.path) as container:
-        yield from islice(_frames(container, info), chunk.start, chunk.start + len(chunk.pts))
+        yield from islice(_frames(container, info), chunk.first, chunk.first + len(chunk.decoded))
 
 
 def _frames(container: InputContainer, info: VideoInfo) -> Iterator[VideoFrame]:

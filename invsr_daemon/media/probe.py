@@ -213,10 +213,11 @@ def _codec_name(stream: Stream) -> str:
     return context.name if context is not None else stream.type
 
 
-def plan_chunks(film: Film, target: int) -> tuple[Chunk, ...]:
-    """Cut a film into chunks of about `target` frames: a function of the source and `target` alone.
+def plan_chunks(film: Film, target: int, context: tuple[int, int] = (0, 0)) -> tuple[Chunk, ...]:
+    """Cut a film into chunks of about `target` frames: a function of the source and the numbers alone.
 
     A cut falls on a keyframe if one lies in the second half of a chunk, else after `target` frames.
+    `context`: so many frames before and after a chunk are looked at too, as far as there are any.
     """
     keyframes = [point.frame for point in film.seek_points]
     cuts = [0]
@@ -225,10 +226,14 @@ def plan_chunks(film: Film, target: int) -> tuple[Chunk, ...]:
         last = bisect_right(keyframes, latest) - 1
         cuts.append(keyframes[last] if last >= 0 and keyframes[last] >= earliest else latest)
     cuts.append(len(film.pts))
-    return tuple(
-        Chunk(index, start, film.pts[start:end], _seek_point(film.seek_points, keyframes, start))
-        for index, (start, end) in enumerate(pairwise(cuts))
-    )
+    chunks = []
+    for index, (start, end) in enumerate(pairwise(cuts)):
+        before = film.pts[max(0, start - context[0]) : start]
+        seek = _seek_point(film.seek_points, keyframes, start - len(before))
+        chunks.append(
+            Chunk(index, start, film.pts[start:end], seek, before, film.pts[end : end + context[1]])
+        )
+    return tuple(chunks)
 
 
 def _seek_point(points: tuple[SeekPoint, ...], keyframes: list[int], frame: int) -> SeekPoint | None:

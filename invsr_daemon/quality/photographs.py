@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..media.image import PICTURE_SUFFIXES, probe_image, read_image
+from ..media.image import probe_image, read_image
+from ..media.suffixes import PICTURE_SUFFIXES
 from ..records import ConfigError, InputError
 from .clips import Pixels
 from .pictures import find_sources

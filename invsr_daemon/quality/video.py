@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config import Settings, load
-from ..media.image import PICTURE_SUFFIXES
+from ..media.suffixes import PICTURE_SUFFIXES
 from ..records import ConfigError
 from . import metrics
 from .clips import Clip, Pixels, Step

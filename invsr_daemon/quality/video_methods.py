@@ -1,27 +1,32 @@
 """What is compared on films: the methods for pictures, frame by frame, and models with a memory.
 
 bicubic, lanczos
-MODEL[:temporal=off|static][:OPTION=VALUE]...
-    temporal=off        every frame with noise of its own, as if it were a picture
-    temporal=static     every frame with the same noise
+MODEL[:temporal=off|static|full][:OPTION=VALUE]...
+    as the daemon restores films (`invsr_daemon.films`), in chunks that see as far around them as a worker's
 """
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from ..config import Settings
-from ..records import ConfigError
+from ..films import film_frames, restore_film
+from ..model.film import FilmFrame
+from ..model.invsr import Options
+from ..records import ConfigError, TemporalSettings
 from .clips import Pixels, quantised
 from .methods import SEPARATOR, MethodSpec, Resampling, Restoration, open_methods, parse_methods
 from .tiles import TileCounter, Tiles
 
-Temporal = Literal["off", "static"]
+Temporal = Literal["off", "static", "full"]
 TEMPORAL: tuple[Temporal, ...] = get_args(Temporal)
 TRUTH = "truth"  # is always there, and may be named
 
@@ -32,11 +37,18 @@ class VideoSpec:
 
     label: str
     picture: MethodSpec
-    temporal: Temporal | None = None
+    temporal: TemporalSettings | None = None
 
     def settings(self) -> dict[str, object]:
         """Everything but the label and the name, for a record; empty for a filter."""
-        return {**self.picture.settings(), "temporal": self.temporal} if self.temporal else {}
+        if self.temporal is None:
+            return {}
+        return {
+            **self.picture.settings(),
+            "temporal": self.temporal.mode,
+            "noise_anchor_interval": self.temporal.anchor_interval,
+            "static_tolerance": self.temporal.static_tolerance,
+        }
 
 
 class VideoMethod(Protocol):
@@ -111,10 +123,51 @@ class Restored:
             yield frame
 
     def _film(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
-        """The one place that knows how each kind treats a film."""
-        for index, frame in enumerate(frames):
-            seed = self._model.seed + (index if self.spec.temporal == "off" else 0)
-            yield _pixels(replace(self._model, seed=seed).restore(_picture(frame)))
+        """Chunk after chunk, each with what it looks at around it."""
+        temporal, picture = self.spec.temporal, self.spec.picture
+        assert temporal is not None
+        options = Options(
+            timesteps=picture.timesteps,
+            tile=picture.tile,
+            tile_batch=self._model.tile_batch,
+            color_fix=picture.color_fix,
+            guidance_scale=self._model.guidance_scale,
+        )
+        reader = _Reader(film_frames(frames, 0, temporal), temporal.context)
+        for start, stop in pairwise((*chunk_starts, sys.maxsize)):
+            wanted = range(start, stop)
+            around = reader.around(wanted)
+            restored = restore_film(
+                self._model.model, around, wanted, options, temporal, seed=self._model.seed
+            )
+            for index, frame in enumerate(restored, start):
+                if temporal.mode != "off" and index and index % temporal.anchor_interval == 0:
+                    self.anchors = (*self.anchors, index)
+                yield _pixels(frame[None].cpu())
+
+
+class _Reader:
+    """Frames of a film, those near the chunk at hand kept."""
+
+    def __init__(self, frames: Iterator[FilmFrame], context: tuple[int, int]) -> None:
+        self._frames = frames
+        self._before, self._after = context
+        self._kept: deque[FilmFrame] = deque()
+
+    def around(self, wanted: range) -> Iterator[FilmFrame]:
+        """A chunk's frames, and those before and after them that it looks at."""
+        while self._kept and self._kept[0].index < wanted.start - self._before:
+            self._kept.popleft()
+        yield from tuple(self._kept)
+        last = wanted.stop + self._after - 1
+        while not self._kept or self._kept[-1].index < last:
+            frame = next(self._frames, None)
+            if frame is None:
+                return
+            self._kept.append(frame)
+            yield frame
+            while self._kept[0].index < min(wanted.stop, frame.index - self._after) - self._before:
+                self._kept.popleft()
 
 
 def parse_video_methods(text: str, settings: Settings) -> tuple[VideoSpec, ...]:
@@ -153,10 +206,10 @@ def _parsed(label: str, settings: Settings) -> VideoSpec:
         if given:
             raise ConfigError(f"method {label!r}: {picture.name} has no options")
         return VideoSpec(label, picture)
-    temporal = given[0] if given else TEMPORAL[0]
-    if len(given) > 1 or temporal not in TEMPORAL:
+    mode = given[0] if given else settings.temporal
+    if len(given) > 1 or mode not in TEMPORAL:
         raise ConfigError(f"method {label!r}: temporal must be one of {', '.join(TEMPORAL)}")
-    return VideoSpec(label, picture, temporal)
+    return VideoSpec(label, picture, replace(settings.temporal_settings(), mode=mode))
 
 
 def _picture(frame: Pixels) -> Tensor:

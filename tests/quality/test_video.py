@@ -221,7 +221,7 @@ def test_work_adds_up() -> None:
 
 
 def test_methods_that_share_a_model_are_counted_apart(folder: Path, tiny_model_dir: Path) -> None:
-    text = f"{tiny_model_dir}:tile=32:temporal=off,{tiny_model_dir}:tile=32:timesteps=200,100:temporal=static"
+    text = f"{tiny_model_dir}:tile=32:temporal=off,{tiny_model_dir}:tile=32:timesteps=200,100:temporal=off"
     settings = Settings()
     methods = open_video_methods(parse_video_methods(text, settings), settings, torch.device("cpu"))
     (clip,) = generated(["static"], Studio(PHOTOGRAPHS, SIZE, frames=3))
@@ -234,10 +234,10 @@ def test_methods_that_share_a_model_are_counted_apart(folder: Path, tiny_model_d
 
 def test_the_grammar_of_methods() -> None:
     specs = parse_video_methods("bicubic,truth,m:start=100:temporal=static:tile=64,m", Settings())
-    assert [(spec.label, spec.temporal) for spec in specs] == [
+    assert [(spec.label, spec.temporal and spec.temporal.mode) for spec in specs] == [
         ("bicubic", None),
         ("m:start=100:temporal=static:tile=64", "static"),
-        ("m", "off"),
+        ("m", "full"),
     ]
     assert specs[1].picture.timesteps == (100,)
     assert specs[1].picture.tile == 64

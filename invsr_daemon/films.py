@@ -1,0 +1,95 @@
+"""A film through the model: arrays and the motion between them in, restored pictures out.
+
+For the worker, and for whoever measures what the worker does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import motion
+from .model.film import FilmFrame, FilmRestorer
+from .model.invsr import InvSR, Options
+from .model.noise import CanvasNoise
+from .model.traces import Motion
+from .records import TemporalSettings
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+LEVELS = 255
+
+
+def picture(pixels: Pixels) -> Tensor:
+    """[H,W,3] -> float32 [3,H,W] in [0,1]."""
+    top = 65535 if pixels.dtype == np.uint16 else LEVELS
+    return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / top
+
+
+def film_frames(frames: Iterable[Pixels], first: int, temporal: TemporalSettings) -> Iterator[FilmFrame]:
+    """Consecutive frames [H,W,3], the first the film's frame `first`, with their motion if it is used."""
+    estimator = motion.MotionEstimator()
+    previous: motion.Grey | None = None
+    for index, pixels in enumerate(frames, first):
+        # Many wait at once: 8 bits stay 8 bits.
+        waiting = picture(pixels) if pixels.dtype == np.uint16 else torch.from_numpy(pixels).permute(2, 0, 1)
+        if temporal.mode != "full":
+            yield FilmFrame(index, waiting)
+            continue
+        grey = motion.grey(pixels)
+        found = None if previous is None else estimator.between(previous, grey)
+        cut = previous is not None and found is None
+        yield FilmFrame(index, waiting, None if found is None else _tensors(found), cut)
+        previous = grey
+
+
+def _tensors(found: motion.Motion) -> Motion:
+    """Half precision: many wait at once, and a hundredth of a pixel is exact enough."""
+    forward, backward = (
+        torch.from_numpy(flow).permute(2, 0, 1).half() for flow in (found.forward, found.backward)
+    )
+    masks = (torch.from_numpy(mask) for mask in (found.leads, found.stems, found.still))
+    return Motion(forward, backward, *masks)
+
+
+def restore_film(
+    model: InvSR,
+    frames: Iterable[FilmFrame],
+    wanted: range,
+    options: Options,
+    temporal: TemporalSettings,
+    *,
+    seed: int,
+    frame_batch: int = 1,
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[Tensor]:
+    """The wanted frames (by index), each float32 [3,H,W] in [0,1]; those around them are looked at.
+
+    `frame_batch`: frames handed to the model together. `alive` is called again and again.
+    """
+    if temporal.mode == "off":
+        return _each_by_itself(model, frames, wanted, options, seed, frame_batch)
+    restorer = FilmRestorer(
+        model,
+        options,
+        seed=seed,
+        interval=temporal.anchor_interval,
+        tolerance=temporal.static_tolerance / LEVELS,
+        frame_batch=frame_batch,
+        alive=alive,
+    )
+    return restorer.restore(frames, wanted)
+
+
+def _each_by_itself(
+    model: InvSR, frames: Iterable[FilmFrame], wanted: range, options: Options, seed: int, frame_batch: int
+) -> Iterator[Tensor]:
+    chosen = (frame for frame in frames if frame.index in wanted)
+    while batch := list(islice(chosen, frame_batch)):
+        pictures = torch.stack([frame.unit() for frame in batch])
+        noises = [CanvasNoise(seed, frame.index) for frame in batch]
+        yield from model.restored(pictures, noises, options)
