@@ -32,7 +32,8 @@ PATHS = NAMES.map(lambda name: Path("/in") / os.fsdecode(name))
 FRACTIONS = st.fractions(min_value=Fraction(1, 2**31), max_value=2**31)
 SEEKS = st.none() | st.builds(SeekPoint, st.integers(0, 2**40), BIG)
 COLOURS = st.builds(Colour, *[st.integers(0, 22)] * 4)
-CHUNKS = st.builds(Chunk, st.integers(0, 10**6), st.integers(0, 10**9), st.lists(BIG).map(tuple), SEEKS)
+TIMES = st.lists(BIG, max_size=5).map(tuple)
+CHUNKS = st.builds(Chunk, st.integers(0, 10**6), st.integers(0, 10**9), TIMES, SEEKS, TIMES, TIMES)
 MODELS = st.builds(
     ModelSettings,
     model=TEXT,

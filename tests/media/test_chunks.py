@@ -76,6 +76,17 @@ def test_every_chunk_knows_the_last_keyframe_before_it(film: Film, target: int) 
         assert chunk.seek == (before[-1] if before else None)
 
 
+@given(films(), st.integers(1, 120), st.integers(0, 40), st.integers(0, 40))
+def test_what_lies_around_chunks_is_no_part_of_them(film: Film, target: int, before: int, after: int) -> None:
+    alone = plan_chunks(film, target)
+    for chunk, same in zip(plan_chunks(film, target, (before, after)), alone, strict=True):
+        assert replace(chunk, before=(), after=(), seek=same.seek) == same
+        assert chunk.decoded == film.pts[max(0, chunk.start - before) : chunk.own.stop + after]
+        assert chunk.first == max(0, chunk.start - before)
+        keyframes = [point for point in film.seek_points if point.frame <= chunk.first]
+        assert chunk.seek == (keyframes[-1] if keyframes else None)
+
+
 @given(films(), st.integers(1, 120))
 def test_chunks_depend_on_film_and_target_alone(film: Film, target: int) -> None:
     assert plan_chunks(film, target) == plan_chunks(replace(film), target)
@@ -126,6 +137,16 @@ def test_chunks_together_are_the_whole_film(tmp_path: Path, name: str) -> None:
     for target in (3, 8, 11):
         chunks = plan_chunks(film, target)
         assert_same([frame for chunk in chunks for frame in decode_chunk(film.info, chunk)], expected)
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_chunks_are_decoded_with_what_lies_around_them(tmp_path: Path, name: str) -> None:
+    make_film(tmp_path / name, **FILMS[name])
+    film = probe_video(tmp_path / name, MANY_PIXELS)
+    expected = whole(film)
+    for chunk in plan_chunks(film, 8, (5, 6)):
+        around = expected[chunk.first : chunk.own.stop + 6]
+        assert_same(list(decode_chunk(film.info, chunk)), around)
 
 
 def test_any_cutting_of_an_open_gop_film_gives_the_same_frames(tmp_path: Path) -> None:
