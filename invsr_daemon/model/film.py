@@ -30,7 +30,8 @@ from .tiling import HALO, Blend, Tile, TilePlan, cut, fine, grown, merged, plan_
 from .traces import Motion, Trace
 
 T = TypeVar("T")
-Outputs = list[tuple[Tile, Tensor]]
+# Rectangles, the tiles in each, and its restored [3,4h,4w].
+Outputs = list[tuple[Tile, list[Tile], Tensor]]
 WINDOW = 5
 # How much two still pixels may differ (0..1) and yet show the same: at least, and of their mean difference.
 ALIKE_LEAST, NOISE_FACTOR = 0.25 / 255, 1.8
@@ -240,7 +241,7 @@ class FilmRestorer:
         padded = reflect_pad(torch.stack([averaged.pixels for averaged in frames]), plan)
         halo = 0 if self._most.fill_tile else -(-HALO // self._most.multiple) * self._most.multiple
         pieces = {
-            Unit(number, grown(whole, plan, halo)): inside
+            Unit(number, grown(whole, plan, halo)): (whole, inside)
             for number, tiles in enumerate(chosen)
             for whole, inside in merged(plan, tiles, self._most.tile - 2 * halo)
         }
@@ -248,9 +249,8 @@ class FilmRestorer:
         units = sorted(pieces, key=lambda unit: (unit.tile.height, unit.tile.width))
         for unit, output in self._model.sampled(padded, units, plan, noises, self._options):
             self._alive()
-            outputs[unit.frame] += [
-                (tile, cut(output, _within(tile, unit.tile), SCALE)) for tile in pieces[unit]
-            ]
+            whole, inside = pieces[unit]
+            outputs[unit.frame].append((whole, inside, cut(output, _within(whole, unit.tile), SCALE)))
         return outputs
 
     def blended(self, outputs: Outputs, plan: TilePlan, ground: Tensor | None) -> Tensor:
@@ -258,8 +258,8 @@ class FilmRestorer:
         shape = (1, plan.height * SCALE, plan.width * SCALE)
         below = None if ground is None else ground[None]
         blend = Blend(shape, plan, SCALE, self._model.device, below)
-        for tile, output in outputs:
-            blend.add(0, tile, output)
+        for whole, inside, output in outputs:
+            blend.add_block(0, whole, inside, output)
         return blend.result()[0]
 
     def together(self, first: int) -> range:
@@ -343,8 +343,10 @@ class _Interval:
         if not self.changing:
             assert ground is not None
             return ground
-        tiles = [self._plan.tiles[index] for index in self.changing - touched]
-        kept = [(tile, cut(previous.canvas(), tile, SCALE)) for tile in tiles]
+        kept = [
+            (whole, inside, cut(previous.canvas(), whole, SCALE))
+            for whole, inside in merged(self._plan, self.changing - touched, self._plan.width)
+        ]
         return self._film.blended([*kept, *self._restored(place)], self._plan, ground)
 
     def _restored(self, place: int) -> Outputs:
@@ -417,9 +419,13 @@ def _around(amount: Tensor) -> Tensor:
 
 def _touched(mask: Tensor, plan: TilePlan) -> set[int]:
     """The tiles (by index) in which a mask [h,w] is anywhere true."""
-    padded = reflect_pad(mask[None, None].float(), plan)[0, 0]
-    found = torch.stack([cut(padded, tile).any() for tile in plan.tiles]).tolist()
-    return {tile.index for tile, any_there in zip(plan.tiles, found, strict=True) if any_there}
+    padded = reflect_pad(mask[None, None].to(torch.int32), plan)[0, 0]
+    # How many are true above and to the left of a corner; four corners tell of a tile.
+    before = functional.pad(padded.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    corners = torch.tensor([(t.top, t.left, t.top + t.height, t.left + t.width) for t in plan.tiles])
+    top, left, bottom, right = corners.T.to(mask.device)
+    inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
+    return set(inside.nonzero().flatten().tolist())
 
 
 def _box(window: Sequence[_Moment], plan: TilePlan, size: Sequence[int]) -> Box:

@@ -6,13 +6,13 @@ reflection. All geometry is a function of the picture's size and the tiling sett
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-FINE_TILE, FINE_OVERLAP, HALO = 32, 8, 8
+FINE_TILE, FINE_OVERLAP, HALO = 16, 8, 8
 
 
 @dataclass(frozen=True)
@@ -208,21 +208,36 @@ class Blend:
         self._ground = ground
         self._scale = scale
         self._sum = torch.zeros(batch, 3, height, width, device=device)
-        self._weights = torch.ones(height, width, device=device)
-        self._window = torch.ones(1, 1, device=device)
-        if len(plan.tiles) > 1:
-            vertical = gaussian_window(first.height * scale).to(device)
-            horizontal = gaussian_window(first.width * scale).to(device)
-            self._window = vertical[:, None] * horizontal[None, :]
-            self._weights.zero_()
-            for tile in plan.tiles:
-                cut(self._weights, tile, scale).add_(self._window)
+        # A tile that is alone counts in full.
+        sides = (first.height, first.width)
+        self._windows = tuple(
+            (gaussian_window(side * scale) if len(plan.tiles) > 1 else torch.ones(side * scale)).to(device)
+            for side in sides
+        )
+        self._weights = self._weights_of(Tile(0, 0, 0, plan.height, plan.width), plan.tiles)
 
     def add(self, frame: int, tile: Tile, output: Tensor) -> None:
         """Add one tile's output [3, scale*tile height, scale*tile width] to a frame's canvas."""
+        self.add_block(frame, tile, [tile], output)
+
+    def add_block(self, frame: int, whole: Tile, inside: Sequence[Tile], output: Tensor) -> None:
+        """Add the output of a rectangle of tiles, as if each had been added: see `merged`."""
         if self._ground is not None:
-            output = output - cut(self._ground[frame], tile, self._scale)
-        cut(self._sum[frame], tile, self._scale).add_(output * self._window)
+            output = output - cut(self._ground[frame], whole, self._scale)
+        cut(self._sum[frame], whole, self._scale).add_(output * self._weights_of(whole, inside))
+
+    def _weights_of(self, whole: Tile, inside: Sequence[Tile]) -> Tensor:
+        """The sum of tiles' windows over the rectangle that they fill in rows and columns."""
+        rows = self._summed(0, whole.height, sorted({tile.top - whole.top for tile in inside}))
+        columns = self._summed(1, whole.width, sorted({tile.left - whole.left for tile in inside}))
+        return rows[:, None] * columns[None, :]
+
+    def _summed(self, axis: int, side: int, starts: Sequence[int]) -> Tensor:
+        window = self._windows[axis]
+        total = torch.zeros(side * self._scale, device=self.device)
+        for start in starts:
+            total[start * self._scale : start * self._scale + len(window)] += window
+        return total
 
     def result(self) -> Tensor:
         """[batch,3,height,width]; call once, when every tile was added."""
