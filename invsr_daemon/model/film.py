@@ -26,7 +26,7 @@ from torch.nn import functional
 from .fusion import Box, Neighbour, agreement, fuse
 from .invsr import SCALE, InvSR, Options, Unit, picture_of
 from .noise import CanvasNoise, MovedNoise, NoiseSource
-from .tiling import HALO, Blend, Tile, TilePlan, cut, fine, grown, merged, plan_tiles, reflect_pad
+from .tiling import HALO, Blend, Block, Tile, TilePlan, cut, fine, gathered, merged, plan_tiles, reflect_pad
 from .traces import Motion, Trace
 
 T = TypeVar("T")
@@ -239,19 +239,26 @@ class FilmRestorer:
     ) -> list[Outputs]:
         """For each frame its chosen tiles (by index), restored."""
         padded = reflect_pad(torch.stack([averaged.pixels for averaged in frames]), plan)
-        halo = 0 if self._most.fill_tile else -(-HALO // self._most.multiple) * self._most.multiple
         pieces = {
-            Unit(number, grown(whole, plan, halo)): (whole, inside)
+            Unit(number, whole): blocks
             for number, tiles in enumerate(chosen)
-            for whole, inside in merged(plan, tiles, self._most.tile - 2 * halo)
+            for whole, blocks in self._pieces(plan, tiles)
         }
         outputs: list[Outputs] = [[] for _ in frames]
         units = sorted(pieces, key=lambda unit: (unit.tile.height, unit.tile.width))
         for unit, output in self._model.sampled(padded, units, plan, noises, self._options):
             self._alive()
-            whole, inside = pieces[unit]
-            outputs[unit.frame].append((whole, inside, cut(output, _within(whole, unit.tile), SCALE)))
+            for whole, inside in pieces[unit]:
+                outputs[unit.frame].append((whole, inside, cut(output, _within(whole, unit.tile), SCALE)))
         return outputs
+
+    def _pieces(self, plan: TilePlan, tiles: Collection[int]) -> list[tuple[Tile, list[Block]]]:
+        """What the model is given for some tiles: each by itself if it is bound to its tile."""
+        most = self._most
+        if most.fill_tile:
+            return [(block[0], [block]) for block in merged(plan, tiles, most.tile)]
+        halo = -(-HALO // most.multiple) * most.multiple
+        return gathered(plan, merged(plan, tiles, most.tile - 2 * halo), halo, most.tile)
 
     def blended(self, outputs: Outputs, plan: TilePlan, ground: Tensor | None) -> Tensor:
         """A canvas [3,4H,4W]: the tiles that there are, the ground in place of others."""

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
 FINE_TILE, FINE_OVERLAP, HALO = 16, 8, 8
+MOST_BLOCKS = 64  # that are compared with each other
+
+# A rectangle of tiles, and the tiles in it.
+Block = tuple["Tile", list["Tile"]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def fine(tiling: Tiling) -> Tiling:
     return replace(tiling, tile=side, overlap=overlap)
 
 
-def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[tuple[Tile, list[Tile]]]:
+def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[Block]:
     """Chosen tiles (by index) in rectangles of at most `most` on a side, each with the tiles in it.
 
     Restored as one, tiles are spared the overlaps between them.
@@ -114,6 +119,41 @@ def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[tuple[Til
         whole = Tile(index, first.top, first.left, height, width)
         found.append((whole, [plan.tiles[each] for each in inside]))
     return found
+
+
+def gathered(
+    plan: TilePlan, blocks: Sequence[Block], margin: int, most: int
+) -> list[tuple[Tile, list[Block]]]:
+    """What to restore for some blocks: rectangles grown by `margin`, each with the blocks that lie in it.
+
+    Blocks share a rectangle of at most `most` on a side wherever that is no larger than theirs together.
+    """
+    groups: list[tuple[Tile, list[Block]]] = [(block[0], [block]) for block in blocks]
+    while len(groups) <= MOST_BLOCKS and (pair := _worth_joining(plan, groups, margin, most)):
+        one, other = pair
+        groups.remove(one)
+        groups.remove(other)
+        groups.append((_enclosing(one[0], other[0]), one[1] + other[1]))
+    return [(grown(whole, plan, margin), inside) for whole, inside in groups]
+
+
+def _worth_joining(
+    plan: TilePlan, groups: Sequence[tuple[Tile, list[Block]]], margin: int, most: int
+) -> tuple[tuple[Tile, list[Block]], tuple[Tile, list[Block]]] | None:
+    for one, other in combinations(groups, 2):
+        both = grown(_enclosing(one[0], other[0]), plan, margin)
+        apart = (grown(one[0], plan, margin), grown(other[0], plan, margin))
+        fits = max(both.height, both.width) <= most
+        if fits and both.height * both.width <= sum(each.height * each.width for each in apart):
+            return one, other
+    return None
+
+
+def _enclosing(one: Tile, other: Tile) -> Tile:
+    top, left = min(one.top, other.top), min(one.left, other.left)
+    bottom = max(one.top + one.height, other.top + other.height)
+    right = max(one.left + one.width, other.left + other.width)
+    return Tile(one.index, top, left, bottom - top, right - left)
 
 
 def grown(tile: Tile, plan: TilePlan, margin: int) -> Tile:

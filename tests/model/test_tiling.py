@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from invsr_daemon.model.tiling import (
     Blend,
+    Tile,
     TilePlan,
     Tiling,
     cut,
     fine,
+    gathered,
     gaussian_window,
     grown,
     merged,
@@ -293,3 +295,42 @@ def test_with_every_tile_added_the_ground_is_gone() -> None:
     for tile in plan.tiles:
         blend.add(0, tile, cut(other, tile, 2))
     assert torch.allclose(blend.result()[0], other, atol=1e-5)
+
+
+@given(SIDES, SIDES, st.sampled_from([8, 16]), st.data())
+def test_gathered_blocks_lie_in_rectangles_no_larger_than_their_own(
+    height: int, width: int, margin: int, given_data: st.DataObject
+) -> None:
+    plan = plan_tiles(height, width, Tiling(16, 8, 8, fill_tile=False))
+    chosen = given_data.draw(st.sets(st.sampled_from(range(len(plan.tiles))), max_size=40))
+    blocks = merged(plan, chosen, 128 - 2 * margin)
+    found = gathered(plan, blocks, margin, 128)
+    assert sorted(block[0].index for _, inside in found for block in inside) == sorted(
+        block[0].index for block in blocks
+    )
+
+    def area(tiles: list[Tile]) -> int:
+        return sum(tile.height * tile.width for tile in tiles)
+
+    assert area([whole for whole, _ in found]) <= area([grown(block[0], plan, margin) for block in blocks])
+    for whole, inside in found:
+        assert max(whole.height, whole.width) <= 128
+        for block, _ in inside:
+            near = grown(block, plan, margin)
+            assert whole.top <= near.top
+            assert whole.left <= near.left
+            assert near.top + near.height <= whole.top + whole.height
+            assert near.left + near.width <= whole.left + whole.width
+
+
+def test_what_changes_in_one_place_is_one_rectangle() -> None:
+    """An ellipse of tiles: rows of different length, and a rectangle around them all."""
+    plan = plan_tiles(180, 320, fine(Tiling(256, 32, 8, fill_tile=False)))
+    inside = {
+        tile.index for tile in plan.tiles if ((tile.left - 152) / 40) ** 2 + ((tile.top - 80) / 36) ** 2 <= 1
+    }
+    blocks = merged(plan, inside, 240)
+    assert len(blocks) > 3
+    ((whole, found),) = gathered(plan, blocks, 8, 256)
+    assert len(found) == len(blocks)
+    assert whole.height * whole.width < 180 * 320 / 4
