@@ -94,6 +94,8 @@ class MovedNoise:
         self._fields: dict[Draw, Tensor] = {}
 
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
+        if draw == "detail":  # asked for once, and large
+            return _cut(self._moved(draw, plan, channels), tile)
         if draw not in self._fields:
             self._fields[draw] = self._moved(draw, plan, channels)
         return _cut(self._fields[draw], tile)
