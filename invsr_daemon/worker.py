@@ -133,8 +133,16 @@ class Restorer:
 
     def _dtype(self, settings: ModelSettings) -> torch.dtype:
         if settings.precision == "auto":
-            return torch.float16 if self.device.type == "cuda" else torch.float32
+            return _quickest(self.device)
         return _PRECISIONS[settings.precision]
+
+
+def _quickest(device: torch.device) -> torch.dtype:
+    """What a device computes in soonest; bfloat16 only pays where a CPU has matrix units (AMX)."""
+    if device.type == "cuda":
+        return torch.float16
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, object])  # newer than our oldest torch
+    return torch.bfloat16 if capabilities().get("amx_bf16") else torch.float32
 
 
 def _smaller_tile(tile: int, multiple: int) -> int | None:

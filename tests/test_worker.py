@@ -1,10 +1,12 @@
-"""A worker's restorer where memory is short."""
+"""A worker's restorer: the precision it chooses, and what it does where memory is short."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -65,3 +67,26 @@ def test_no_memory_for_the_smallest_tile_is_a_failure_that_may_pass(tiny_model_d
     ):
         restorer.image(pixels, asked, (256, 256))
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "chosen"),
+    [
+        ({"amx_bf16": True}, "auto", torch.bfloat16),
+        ({"amx_bf16": True}, "fp32", torch.float32),
+        ({"amx_bf16": False, "avx512_bf16": True}, "auto", torch.float32),
+        ({}, "auto", torch.float32),
+        ({}, "bf16", torch.bfloat16),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_matrix_units(
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, bool],
+    precision: Literal["auto", "fp32", "bf16"],
+    chosen: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    model = Restorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
+    assert model.dtype == chosen
+    assert next(model._parts.unet.parameters()).dtype == chosen
