@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from .fusion import Box, Neighbour, agreement, fuse
 from .invsr import SCALE, InvSR, Options, Unit, picture_of
-from .noise import CanvasNoise, MovedNoise, NoiseSource
+from .noise import AnchorNoise, CanvasNoise, MovedNoise, NoiseSource
 from .tiling import HALO, Blend, Block, Tile, TilePlan, cut, fine, gathered, merged, plan_tiles, reflect_pad
 from .traces import Motion, Trace
 
@@ -33,8 +33,10 @@ T = TypeVar("T")
 # Rectangles, the tiles in each, and its restored [3,4h,4w].
 Outputs = list[tuple[Tile, list[Tile], Tensor]]
 WINDOW = 5
-# How much two still pixels may differ (0..1) and yet show the same: at least, and of their mean difference.
-ALIKE_LEAST, NOISE_FACTOR = 0.25 / 255, 1.8
+# How much two still pixels may differ (0..1) and yet show the same: at least, and of the noise.
+ALIKE_LEAST, NOISE_FACTOR = 0.25 / 255, 1.6
+# Noise is everywhere: how much differs at this share of the still pixels is noise, more may be slow motion.
+NOISE_QUANTILE = 0.25
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class FilmRestorer:
         self._model = model
         self._options = options
         self._canvas_noise = CanvasNoise(seed)
+        self._anchor_noise = AnchorNoise(self._canvas_noise)
         self._interval = interval
         self.tolerance = tolerance
         self._frame_batch = frame_batch
@@ -187,7 +190,7 @@ class FilmRestorer:
                 start = None
 
     def _anchor(self, averaged: _Averaged, before: _Moment | None) -> _Moment:
-        return _Moment(averaged, self._canvas_noise, lambda: self._at_anchor(averaged, before))
+        return _Moment(averaged, self._anchor_noise, lambda: self._at_anchor(averaged, before))
 
     def _at_anchor(self, averaged: _Averaged, before: _Moment | None) -> Tensor:
         """All of it, but what is exactly as it was at the anchor before."""
@@ -200,7 +203,7 @@ class FilmRestorer:
                 return before.canvas()
             if before.computed:
                 ground, changed = before.canvas(), exactly
-        (outputs,) = self.restored([averaged], [self._canvas_noise], [changed], plan)
+        (outputs,) = self.restored([averaged], [self._anchor_noise], [changed], plan)
         return self.blended(outputs, plan, ground)
 
     def _between(self, start: _Moment, run: Sequence[_Averaged]) -> tuple[list[_Moment], _Moment]:
@@ -217,7 +220,7 @@ class FilmRestorer:
         """Each frame's noise, the canvas's own where nothing has moved."""
         motions = [averaged.motion for averaged in frames[1:] if averaged.motion is not None]
         if len(motions) < len(frames) - 1 or all(motion.still.all() for motion in motions):
-            return [self._canvas_noise] * len(frames)
+            return [self._anchor_noise] * len(frames)
         height, width = frames[0].pixels.shape[-2:]
         before, after = [Trace.at_anchor(height, width)], [Trace.at_anchor(height, width)]
         for motion in motions:
@@ -285,7 +288,8 @@ class FilmRestorer:
         own = picture_of(canvas, plan, pixels.shape[-2:])
         if neighbours := list(self._neighbours(window, place, plan)):
             fused = fuse(own, neighbours, _box(window, plan, pixels.shape[-2:]), SCALE)
-            return self._model.finish(fused[None], pixels[None], plan, [noise], self._options)[0]
+            removed = (own - fused).mean(0)[None, None]
+            return self._model.finish(fused[None], pixels[None], plan, [noise], self._options, removed)[0]
         if self._finished is None or not self._finished.repeats(canvas, noise, pixels):
             result = self._model.finish(own.clone()[None], pixels[None], plan, [noise], self._options)[0]
             self._finished = _Finished(canvas, noise, pixels, result)
@@ -402,9 +406,11 @@ def _average(window: Sequence[FilmFrame], place: int) -> Tensor:
 
 def _alike(difference: Tensor, still: Tensor) -> Tensor:
     """Bool [1,h,w]: where a difference [3,h,w] is no more than noise."""
-    amount = difference.abs().mean(0, keepdim=True)
-    noise = (amount * still).sum() / still.sum().clamp_min(1)
-    return _around(amount) <= ALIKE_LEAST + NOISE_FACTOR * noise
+    amount = _around(difference.abs().mean(0, keepdim=True))
+    if not still.any():
+        return still
+    noise = amount[still].sort().values[int(NOISE_QUANTILE * still.sum())]
+    return amount <= ALIKE_LEAST + NOISE_FACTOR * noise
 
 
 def _changes(frames: Sequence[_Averaged], tolerance: float) -> Tensor:

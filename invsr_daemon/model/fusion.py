@@ -1,9 +1,9 @@
 """Frames fused with their neighbours along the motion.
 
 A restorer sees every frame for itself, and what it makes of one and the same thing depends on how that
-happens to fall on the pixel grid. Each frame is therefore averaged with the one before and the one after,
-both warped to it: what was invented differently each time goes, what all three show stays. Three frames
-are a finite memory: nothing depends on where a film's chunks begin.
+happens to fall on the pixel grid. Each frame is therefore averaged with the one before and the one after
+(half its own weight each), both warped to it: what was invented differently each time goes, what all three
+show stays. Three frames are a finite memory: nothing depends on where a film's chunks begin.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ ROWS = 256
 # Mean difference between a frame and its warped neighbour (in LR, 0..1) up to which they show the same, and
 # from which on they do not.
 ALIKE, UNLIKE = 3 / 255, 12 / 255
+# Of a neighbour that shows the same, for one of the frame itself: more is steadier, and softer.
+SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def fuse(own: Tensor, neighbours: Sequence[Neighbour], box: Box, scale: int) -> 
         total, weights = own[place].clone(), torch.ones((), device=own.device)
         for neighbour in neighbours:
             flow = _enlarged(neighbour.flow, rows, scale) * scale
-            weight = _enlarged(neighbour.weight[None], rows, scale)[..., columns]
+            weight = SHARE * _enlarged(neighbour.weight[None], rows, scale)[..., columns]
             warped = sampled(neighbour.restored[None], flow, "bicubic", rows.start * scale)[0][..., columns]
             total += weight * warped
             weights = weights + weight

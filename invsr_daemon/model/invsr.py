@@ -24,7 +24,7 @@ from . import color_fix as fixes
 from . import detail
 from .hub import resolve
 from .loading import Parts, cast, load_parts
-from .noise import DETAIL_SCALE, CanvasNoise, Draw, NoiseSource, stacked
+from .noise import CanvasNoise, Draw, NoiseSource, stacked
 from .sampling import denoise, scheduler_at
 from .tiling import Blend, Tile, TilePlan, Tiling, cut, plan_tiles, reflect_pad
 
@@ -187,15 +187,17 @@ class InvSR:
         plan: TilePlan,
         noises: Sequence[NoiseSource],
         options: Options,
+        removed: Tensor | None = None,
     ) -> Tensor:
-        """Detail, colour and size for [B,3,4H,4W] (used up), restored from `frames` [B,3,H,W]."""
+        """Detail, colour and size for [B,3,4H,4W] (used up), restored from `frames` [B,3,H,W].
+
+        `removed` [B,1,4H,4W]: luma that has been averaged away: see `add_detail`.
+        """
         amount = self._parts.detail.at(options.timesteps[0])
         if amount:
-            whole = [Tile(0, 0, 0, plan.height, plan.width)] * len(noises)
-            normal = stacked(noises, "detail", plan, whole, detail.CHANNELS)
-            grain = functional.pixel_shuffle(normal, DETAIL_SCALE)
+            grain = torch.stack([noise.grain(plan) for noise in noises])[:, None]
             grain = picture_of(grain, plan, frames.shape[-2:]).to(restored.device)
-            detail.add_detail(restored, grain, amount).clamp_(0, 1)
+            detail.add_detail(restored, grain, amount, removed).clamp_(0, 1)
         if options.color_fix != "none":
             _fix_color(restored, frames.to(restored.device), options.color_fix)
         return _resized(restored, options.size).clamp_(0, 1)

@@ -17,21 +17,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from .tiling import Tile, TilePlan
-from .traces import Trace
+from .traces import Trace, sampled
 
-Draw = Literal["noise_predictor", "vae", "detail"]
-_DRAWS: tuple[Draw, ...] = ("noise_predictor", "vae", "detail")
-SEEDS_APART = 4  # between two seeds of users: room for one of each draw
+Draw = Literal["noise_predictor", "vae"]
+# Each with a generator of its own.
+_STREAMS = ("noise_predictor", "vae", "grain", "thresholds")
+SEEDS_APART = len(_STREAMS)  # between two seeds of users
 FRAMES_APART = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbouring frames get distant seeds
 SEEDS = 2**63
-DETAIL_SCALE = 8  # the detail draw's 64 channels are the pixels below one of its cells
+CELL = 8  # pixels of the result below one of a latent, along a side
+# How much of its neighbours' mean a grain takes on. Single pixels look like a fault, not like texture.
+CLUMPS = 0.5
+# Grains so many squared pixels apart are alike by 1/e, between pixels.
+GRAIN_REACH = 1.25
+# By how much grain is read wider than it is drawn.
+GRAIN_SPREAD = 1 / 16
+ROWS = 256
 
 
 class NoiseSource(Protocol):
-    """Standard normal draws for one tile's latents."""
+    """Normal draws of unit variance, on the CPU."""
 
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        """float32 [channels, tile.height/2, tile.width/2] on the CPU."""
+        """For one tile's latents: float32 [channels, tile.height/2, tile.width/2], each by itself."""
+
+    def grain(self, plan: TilePlan) -> Tensor:
+        """For the pixels of the result: float32 [4*plan.height, 4*plan.width], neighbours a little alike."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,13 @@ class ZeroNoise:
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
         return torch.zeros(channels, tile.height // 2, tile.width // 2)
 
+    def grain(self, plan: TilePlan) -> Tensor:
+        return _no_grain(plan)
+
 
 @dataclass(frozen=True)
 class GivenNoise:
-    """Draws handed over per tile, in row-major order: each [tiles, channels, h/2, w/2]."""
+    """Draws handed over per tile, in row-major order: each [tiles, channels, h/2, w/2]; no grain."""
 
     noise_predictor: Tensor
     vae: Tensor
@@ -52,6 +66,9 @@ class GivenNoise:
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
         given = {"noise_predictor": self.noise_predictor, "vae": self.vae}
         return given[draw][tile.index]
+
+    def grain(self, plan: TilePlan) -> Tensor:
+        return _no_grain(plan)
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,23 @@ class CanvasNoise:
         """The whole canvas, float32 [channels, plan.height/2, plan.width/2]."""
         return _field(self.seed, self.frame, draw, channels, plan.height // 2, plan.width // 2)
 
+    def grain(self, plan: TilePlan) -> Tensor:
+        return _canvas_grain(self.seed, self.frame, plan.height // 2, plan.width // 2)
+
+
+@dataclass(frozen=True)
+class AnchorNoise:
+    """A film's canvas as it is at an anchor, and wherever nothing has moved."""
+
+    canvas: CanvasNoise
+
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
+        return self.canvas.tile(draw, plan, tile, channels)
+
+    def grain(self, plan: TilePlan) -> Tensor:
+        grain = self.canvas.grain(plan)
+        return _read(grain, torch.zeros(2, *grain.shape))
+
 
 class MovedNoise:
     """A canvas whose noise has followed the film's content from the anchors before and after a frame.
@@ -80,9 +114,10 @@ class MovedNoise:
     its content lay at the anchor before, and that of the anchor after, cross-faded by
     cos(share pi/2) and sin(share pi/2): the sum of two independent normals keeps unit variance. Where both
     lead to one place (nothing moved) it is that place's noise, unfaded; what only one anchor sees takes that
-    one's; what neither sees, its own place's. Noise is fetched from whole cells, never interpolated, which
-    would shrink its variance and colour it; each cell rounds at a threshold of its own, so that slow motion
-    moves a few cells in every frame, not all of them in some.
+    one's; what neither sees, its own place's. Noise for the networks is fetched from whole cells, never
+    interpolated, which would shrink its variance and colour it; each cell rounds at a threshold of its own,
+    so that slow motion moves a few cells in every frame, not all of them in some. Grain is only looked at:
+    see `_read`.
     """
 
     def __init__(self, canvas: CanvasNoise, before: Trace, after: Trace, share: float) -> None:
@@ -94,32 +129,78 @@ class MovedNoise:
         self._fields: dict[Draw, Tensor] = {}
 
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        if draw == "detail":  # asked for once, and large
-            return _cut(self._moved(draw, plan, channels), tile)
         if draw not in self._fields:
-            self._fields[draw] = self._moved(draw, plan, channels)
+            self._fields[draw] = self._faded(self._canvas.field(draw, plan, channels), plan)
         return _cut(self._fields[draw], tile)
-
-    def _moved(self, draw: Draw, plan: TilePlan, channels: int) -> Tensor:
-        field = self._canvas.field(draw, plan, channels)
-        if draw != "detail":
-            return self._faded(field, plan)
-        # Grain is seen pixel by pixel, and so it moves.
-        fine = functional.pixel_shuffle(field[None], DETAIL_SCALE)[0]
-        return functional.pixel_unshuffle(self._faded(fine, plan)[None], DETAIL_SCALE)[0]
 
     def _faded(self, field: Tensor, plan: TilePlan) -> Tensor:
         height, width = field.shape[-2:]
         thresholds = _thresholds(self._canvas.seed, height, width)
         before, seen_before = _sources(self._before, plan, thresholds)
         after, seen_after = _sources(self._after, plan, thresholds)
-        angle = self._share * math.pi / 2
-        first = torch.where(seen_after, math.cos(angle), 1.0) * seen_before
-        second = torch.where(seen_before, math.sin(angle), 1.0) * seen_after
+        first, second = self._shares(seen_before, seen_after)
         alike = (before == after) | ~(seen_before | seen_after)
         first, second = torch.where(alike, 1.0, first), torch.where(alike, 0.0, second)
         flat = field.flatten(1)
         return flat[:, before] * first + flat[:, after] * second
+
+    def grain(self, plan: TilePlan) -> Tensor:
+        grain = self._canvas.grain(plan)
+        rows, columns = grain.shape
+        before, seen_before = self._before.on(plan, rows, columns)
+        after, seen_after = self._after.on(plan, rows, columns)
+        first, second = self._shares(seen_before, seen_after)
+        before, after = before * seen_before, after * seen_after
+        distance = (before - after).square().sum(0)
+        alike = (distance == 0) | ~(seen_before | seen_after)
+        first, second = torch.where(alike, 1.0, first), torch.where(alike, 0.0, second)
+        # Two places near each other share some of their grain, and the sum has more variance.
+        shared = torch.exp(-distance / GRAIN_REACH)
+        total = (first.square() + second.square() + 2 * first * second * shared).sqrt_()
+        return (_read(grain, before) * first + _read(grain, after) * second) / total
+
+    def _shares(self, seen_before: Tensor, seen_after: Tensor) -> tuple[Tensor, Tensor]:
+        angle = self._share * math.pi / 2
+        first = torch.where(seen_after, math.cos(angle), 1.0) * seen_before
+        second = torch.where(seen_before, math.sin(angle), 1.0) * seen_after
+        return first, second
+
+
+def _read(grain: Tensor, displacement: Tensor) -> Tensor:
+    """Grain [H,W] as it is `displacement` [2,H,W] away, in its pixels: [H,W] of unit variance too.
+
+    Cubically interpolated, so that it moves as smoothly as what it lies on, and divided by the deviation
+    that this leaves. Between pixels it is softer than on them; it is therefore read a little wider than it
+    is drawn: every fraction of a pixel occurs all over the picture, at anchors too, and nothing pulsates.
+    """
+    height, width = grain.shape
+    x = torch.arange(width) + displacement[0]
+    y = torch.arange(height)[:, None] + displacement[1]
+    flow = displacement - GRAIN_SPREAD * torch.stack((x, y))
+    values = sampled(grain[None, None], flow, "bicubic")[0, 0]
+    variance = _cubic_variance(x * (1 - GRAIN_SPREAD)) * _cubic_variance(y * (1 - GRAIN_SPREAD))
+    return values / variance.sqrt_()
+
+
+def _cubic_variance(place: Tensor) -> Tensor:
+    """Of grain interpolated along one axis by grid_sample's cubic kernel (Keys 1981, a = -0.75).
+
+    The sum over its four weights w of w_i w_j c(|i - j|), c being how alike neighbours are: a polynomial in
+    f (1 - f) of the fraction f.
+    """
+    one, two = _likeness()
+    fraction = place - place.floor()
+    product = fraction * (1 - fraction)
+    square = -3.375 + 2 * (3 * one - 1.3125 * two)
+    cube = -4.25 + 2 * (3.4375 * one - 1.875 * two)
+    return 1 + product.square() * (square + cube * product)
+
+
+def _likeness() -> tuple[float, float]:
+    """The correlation of grains one and two pixels apart along an axis: see `_clumped`."""
+    side, middle = CLUMPS / 3, 1 + CLUMPS / 3
+    variance = middle**2 + 2 * side**2
+    return 2 * side * middle / variance, side**2 / variance
 
 
 def _sources(trace: Trace, plan: TilePlan, thresholds: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +221,7 @@ def _sources(trace: Trace, plan: TilePlan, thresholds: Tensor) -> tuple[Tensor, 
 @lru_cache(maxsize=4)
 def _thresholds(seed: int, rows: int, columns: int) -> Tensor:
     """What is added to a cell's displacement before it is rounded down: within (0,1), [2,rows,columns]."""
-    generator = torch.Generator().manual_seed(seed * SEEDS_APART + len(_DRAWS))
+    generator = torch.Generator().manual_seed(seed * SEEDS_APART + _STREAMS.index("thresholds"))
     return torch.rand(2, rows, columns, generator=generator).clamp_(1e-3, 1 - 1e-3)
 
 
@@ -149,10 +230,41 @@ def _cut(field: Tensor, tile: Tile) -> Tensor:
     return field[:, top : top + tile.height // 2, left : left + tile.width // 2]
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=4)
 def _field(seed: int, frame: int, draw: Draw, channels: int, height: int, width: int) -> Tensor:
-    number = (seed * SEEDS_APART + _DRAWS.index(draw) + frame * FRAMES_APART) % SEEDS
-    return torch.randn(channels, height, width, generator=torch.Generator().manual_seed(number))
+    return _drawn(seed, frame, draw, channels, height, width)
+
+
+@lru_cache(maxsize=1)
+def _canvas_grain(seed: int, frame: int, height: int, width: int) -> Tensor:
+    """For latents of a height and width."""
+    white = _drawn(seed, frame, "grain", CELL**2, height, width)
+    return _clumped(functional.pixel_shuffle(white, CELL))[0]
+
+
+def _drawn(seed: int, frame: int, stream: str, *shape: int) -> Tensor:
+    number = (seed * SEEDS_APART + _STREAMS.index(stream) + frame * FRAMES_APART) % SEEDS
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(number))
+
+
+def _clumped(white: Tensor) -> Tensor:
+    """White noise [1,H,W] with neighbours in rows and columns alike, of unit variance too; in place.
+
+    Some rows at a time: pictures are large.
+    """
+    height = white.shape[-2]
+    padded = functional.pad(white, (1,) * 4, mode="replicate")
+    variance = (1 + CLUMPS / 3) ** 2 + 2 * (CLUMPS / 3) ** 2
+    for top in range(0, height, ROWS):
+        noise = padded[:, top : top + ROWS + 2]
+        noise = noise[..., 1:-1] + CLUMPS * functional.avg_pool2d(noise, (1, 3), stride=1)
+        noise = noise[:, 1:-1] + CLUMPS * functional.avg_pool2d(noise, (3, 1), stride=1)
+        torch.div(noise, variance, out=white[:, top : top + ROWS])
+    return white
+
+
+def _no_grain(plan: TilePlan) -> Tensor:
+    return torch.zeros(plan.height // 2 * CELL, plan.width // 2 * CELL)
 
 
 def stacked(

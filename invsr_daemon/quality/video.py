@@ -328,7 +328,7 @@ class Track:
         values = {
             "PSNR": mean(each["PSNR"] for each in self._quality),
             "SSIM": mean(each["SSIM"] for each in self._quality),
-            "NIQE": distance(torch.cat(self._patches)),
+            "NIQE": mean(distance(patches) for patches in self._patches),
             "std": mean(self._stds),
             "E_warp": mean(self._errors),
             "change": mean(self.changes),

@@ -30,7 +30,7 @@ def test_a_higher_start_takes_no_less(a: int, b: int) -> None:
 @pytest.mark.parametrize(("start", "share"), [(50, 0.0), (100, 0.0), (150, 0.5), (200, 1.0), (250, 1.0)])
 def test_starts_and_their_shares(start: int, share: float) -> None:
     found = Detail(sharpen=2.0, grain=0.4).at(start)
-    assert (found.sharpen, found.grain) == pytest.approx((2.0 * share, 0.4 * share))
+    assert (found.sharpen, found.grain, found.returned) == pytest.approx((2.0 * share, 0.4 * share, share))
     assert bool(found) == bool(share)
 
 
@@ -59,21 +59,15 @@ def test_a_hard_edge_takes_less_grain_than_texture() -> None:
     assert on_edge[..., 30:34].std() < 0.5 * on_texture.std()
 
 
-def test_grain_is_clumped_along_rows_and_columns() -> None:
-    draws = torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(0))
-    busy = 0.5 + 0.1 * torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(1)).expand(
-        1, 3, -1, -1
-    )
-    grain = (add_detail(busy.clone(), draws, Detail(0.0, 0.3)) - busy)[0, 0]
-    grain = grain / grain.std()
-
-    def alike(down: int, right: int) -> float:
-        return (grain * grain.roll((down, right), (0, 1))).mean().item()
-
-    assert alike(0, 1) == pytest.approx(alike(1, 0), abs=0.02)
-    assert 0.2 < alike(0, 1) < 0.4
-    assert 0 < alike(1, 1) < 0.5 * alike(0, 1)
-    assert abs(alike(0, 4)) < 0.03
+def test_what_was_averaged_away_comes_back_as_grain() -> None:
+    flat = torch.full((1, 3, 64, 64), 0.4)
+    removed = torch.zeros(1, 1, 64, 64)
+    removed[..., 32:] = 0.02 * normal(1)[..., 32:]
+    grain = add_detail(flat.clone(), normal(), Detail(0.0, 0.3), removed) - flat
+    assert grain[..., 40:].std().item() == pytest.approx(0.02, rel=0.1)
+    assert grain[..., :24].abs().max() < 1e-3
+    none = add_detail(flat.clone(), normal(), Detail(0.0, 0.3, returned=0.0), removed) - flat
+    assert none.abs().max() < 1e-3
 
 
 def test_sharpening_lifts_edges() -> None:

@@ -18,7 +18,7 @@ from invsr_daemon.model import InvSR
 from invsr_daemon.model import film as film_module
 from invsr_daemon.model.film import FilmFrame, FilmRestorer
 from invsr_daemon.model.invsr import Options
-from invsr_daemon.model.noise import CanvasNoise
+from invsr_daemon.model.noise import AnchorNoise, CanvasNoise
 from invsr_daemon.model.tiling import TilePlan
 from invsr_daemon.model.traces import Motion
 
@@ -127,7 +127,7 @@ def test_a_frame_is_as_a_picture_is(model: InvSR) -> None:
     """The first of a still shot: the same noise, nothing to average, nothing to fuse."""
     (frame,) = still_shot(1)
     (alone,) = whole(model, [frame])
-    picture = model.restore(frame.unit()[None], noise=CanvasNoise(3))[0]
+    picture = model.restore(frame.unit()[None], noise=AnchorNoise(CanvasNoise(3)))[0]
     assert apart(alone, picture) < 1
 
 

@@ -7,11 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
 from invsr_daemon.model import noise as noise_module
 from invsr_daemon.model.noise import (
+    AnchorNoise,
     CanvasNoise,
     Draw,
     GivenNoise,
@@ -111,8 +114,6 @@ def test_a_batch_is_its_tiles_in_order() -> None:
 
 # Noise that follows the content
 
-MOVES: tuple[Draw, ...] = ("noise_predictor", "vae", "detail")
-CHANNELS = {"noise_predictor": 4, "vae": 4, "detail": 64}
 FILM = plan_tiles(96, 128, Tiling(128, 16, 16, fill_tile=False))
 
 
@@ -131,31 +132,86 @@ def wavy(seed: int) -> Trace:
     )
 
 
-@pytest.mark.parametrize("draw", MOVES)
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_moved_noise_is_as_normal_as_any(draw: Draw, share: float) -> None:
     moved = MovedNoise(CanvasNoise(3), wavy(1), wavy(2), share)
-    values = moved.tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
-    assert values.shape == CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], CHANNELS[draw]).shape
+    values = moved.tile(draw, FILM, FILM.tiles[0], 4)
+    assert values.shape == CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], 4).shape
     assert abs(values.mean().item()) < 0.03
     assert values.std().item() == pytest.approx(1, abs=0.02)
     quarters = [part.std().item() for half in values.chunk(2, 1) for part in half.chunk(2, 2)]
     assert quarters == pytest.approx([1] * 4, abs=0.04)
 
 
-@pytest.mark.parametrize("draw", MOVES)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_moved_grain_has_unit_variance_everywhere(share: float) -> None:
+    for moved in (
+        MovedNoise(CanvasNoise(3), wavy(1), wavy(2), share),
+        MovedNoise(CanvasNoise(3), trace(0.1, 0.2), trace(-0.1, 0), share),
+    ):
+        grain = moved.grain(FILM)
+        assert grain.shape == (4 * FILM.height, 4 * FILM.width)
+        assert abs(grain.mean().item()) < 0.03
+        quarters = [part.std().item() for half in grain.chunk(2, 0) for part in half.chunk(2, 1)]
+        assert quarters == pytest.approx([1] * 4, abs=0.04)
+
+
+def test_grain_stays_where_nothing_moved_and_is_the_anchor_s() -> None:
+    still = MovedNoise(CanvasNoise(3), trace(0, 0), trace(0, 0), share=0.4).grain(FILM)
+    assert torch.allclose(still, AnchorNoise(CanvasNoise(3)).grain(FILM), atol=1e-5)
+    unseen = Trace(torch.ones(2, FILM.height, FILM.width), torch.zeros(FILM.height, FILM.width) > 0)
+    neither = MovedNoise(CanvasNoise(3), unseen, unseen, share=0.4).grain(FILM)
+    assert torch.allclose(neither, still, atol=1e-5), "what neither anchor sees takes its own place's"
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_grain_moves_as_smoothly_as_what_it_lies_on(x: float, y: float) -> None:
+    """By a tenth of a small pixel, at any fraction of one: noise of whole cells would change by a third."""
+    one, other = (
+        MovedNoise(CanvasNoise(3), trace(x + step, y), trace(0, 0), share=0.0).grain(FILM)
+        for step in (0.0, 0.025)
+    )
+    assert (other - one)[16:-16, 16:-16].std().item() < 0.2
+
+
+@pytest.mark.parametrize("displacement", [0.0, 0.13, 0.25, 3.4])
+def test_grain_is_as_coarse_between_pixels_as_on_them(displacement: float) -> None:
+    """All over the picture: in no frame of a pan is it sharper than in others."""
+    grain = MovedNoise(CanvasNoise(3), trace(displacement, 0), trace(0, 0), share=0.0).grain(FILM)
+    alike = (grain[:, 1:] * grain[:, :-1]).mean().item()
+    assert alike == pytest.approx(0.45, abs=0.03)
+
+
+@pytest.mark.parametrize("height", [16, 160])
+def test_grain_is_clumped_along_rows_and_columns(height: int) -> None:
+    plan = plan_tiles(height, 512, Tiling(512, 0, 8))
+    grain = CanvasNoise(5).grain(plan)
+    assert grain.shape == (4 * plan.height, 4 * plan.width)
+    assert grain.std().item() == pytest.approx(1, abs=0.02)
+
+    def alike(down: int, right: int) -> float:
+        return (grain * grain.roll((down, right), (0, 1))).mean().item()
+
+    assert alike(0, 1) == pytest.approx(alike(1, 0), abs=0.02)
+    assert 0.2 < alike(0, 1) < 0.4
+    assert 0 < alike(1, 1) < 0.5 * alike(0, 1)
+    assert abs(alike(0, 4)) < 0.03
+
+
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_where_nothing_moved_noise_stays_exactly(draw: Draw, share: float) -> None:
     moved = MovedNoise(CanvasNoise(3), trace(0, 0), trace(0, 0), share)
-    same = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
-    assert torch.equal(moved.tile(draw, FILM, FILM.tiles[0], CHANNELS[draw]), same)
+    same = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], 4)
+    assert torch.equal(moved.tile(draw, FILM, FILM.tiles[0], 4), same)
 
 
-@pytest.mark.parametrize("draw", MOVES)
+@pytest.mark.parametrize("draw", DRAWS)
 def test_noise_is_fetched_from_where_the_content_was(draw: Draw) -> None:
     moved = MovedNoise(CanvasNoise(3), trace(8, 0), trace(-4, 2), share=0.0)
-    values = moved.tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
-    canvas = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], CHANNELS[draw])
+    values = moved.tile(draw, FILM, FILM.tiles[0], 4)
+    canvas = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], 4)
     assert torch.equal(values[:, :, :-4], canvas[:, :, 4:])  # a cell is two LR pixels wide
 
 
