@@ -48,11 +48,13 @@ MOVING = ("pan-slow", "pan", "pan-fast", "zoom", "rotation", "object", "object-s
 TIMED = (640, 360)
 
 
-def dis(preset: int) -> Estimator:
-    """OpenCV's DIS flow: Kroeger et al., ECCV 2016."""
+def dis(preset: int, **settings: int) -> Estimator:
+    """OpenCV's DIS flow: Kroeger et al., ECCV 2016. `settings`: what differs from the preset."""
 
     def estimate(first: Pixels, second: Pixels) -> Vectors:
         flow = cv2.DISOpticalFlow.create(preset)
+        for name, value in settings.items():
+            getattr(flow, f"set{name}")(value)
         return np.asarray(flow.calc(grey(first), grey(second), None), np.float32)
 
     return estimate
@@ -246,6 +248,10 @@ def main() -> None:
         "DIS ultrafast": dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
         "DIS fast": dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
         "DIS medium": dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
+        "the same, finest scale": dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, FinestScale=0),
+        "the same, 10 refinements": dis(
+            cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, FinestScale=0, VariationalRefinementIterations=10
+        ),
         "block matching 7x7": block_matching(7),
         "block matching 11x11": block_matching(11),
     }

@@ -18,7 +18,6 @@ Flow = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 WINDOW = 15
-REFINEMENTS = 10
 BLUR_SIGMA = 1.0
 # Residuals (0..255) up to which standing still is as good as moving: of the flow's own, and at least.
 STILL_FACTOR, STILL_LEAST = 1.2, 0.1
@@ -55,7 +54,6 @@ class MotionEstimator:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         # Down to the frame's own pixels, not twice as large ones: half the error.
         self._dis.setFinestScale(0)
-        self._dis.setVariationalRefinementIterations(REFINEMENTS)
 
     def between(self, earlier: Grey, later: Grey) -> Motion | None:
         """The motion between two grey frames; None at a cut."""
