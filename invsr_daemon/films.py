@@ -5,7 +5,10 @@ For the worker, and for whoever measures what the worker does.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -22,6 +25,7 @@ from .records import TemporalSettings
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 LEVELS = 255
+MOST_THREADS = 8
 
 
 def picture(pixels: Pixels) -> Tensor:
@@ -31,20 +35,39 @@ def picture(pixels: Pixels) -> Tensor:
 
 
 def film_frames(frames: Iterable[Pixels], first: int, temporal: TemporalSettings) -> Iterator[FilmFrame]:
-    """Consecutive frames [H,W,3], the first the film's frame `first`, with their motion if it is used."""
-    estimator = motion.MotionEstimator()
-    previous: motion.Grey | None = None
-    for index, pixels in enumerate(frames, first):
-        # Many wait at once: 8 bits stay 8 bits.
-        waiting = picture(pixels) if pixels.dtype == np.uint16 else torch.from_numpy(pixels).permute(2, 0, 1)
-        if temporal.mode != "full":
-            yield FilmFrame(index, waiting)
-            continue
-        grey = motion.grey(pixels)
-        found = None if previous is None else estimator.between(previous, grey)
-        cut = previous is not None and found is None
-        yield FilmFrame(index, waiting, None if found is None else _tensors(found), cut)
-        previous = grey
+    """Consecutive frames [H,W,3], the first the film's frame `first`, with their motion if it is used.
+
+    Motion is found in as many threads as torch uses, a few frames ahead: on a GPU it would be what the model
+    waits for.
+    """
+    if temporal.mode != "full":
+        yield from (FilmFrame(index, _waiting(pixels)) for index, pixels in enumerate(frames, first))
+        return
+    threads = min(MOST_THREADS, torch.get_num_threads())
+    with ThreadPoolExecutor(threads, "motion") as pool:
+        previous: motion.Grey | None = None
+        ahead: deque[tuple[FilmFrame, Future[motion.Motion | None] | None]] = deque()
+        for index, pixels in enumerate(frames, first):
+            grey = motion.grey(pixels)
+            found = None if previous is None else pool.submit(motion.between, previous, grey)
+            ahead.append((FilmFrame(index, _waiting(pixels)), found))
+            previous = grey
+            if len(ahead) > threads:
+                yield _with_motion(*ahead.popleft())
+        while ahead:
+            yield _with_motion(*ahead.popleft())
+
+
+def _waiting(pixels: Pixels) -> Tensor:
+    """[H,W,3] -> [3,H,W]. Many wait at once: 8 bits stay 8 bits."""
+    return picture(pixels) if pixels.dtype == np.uint16 else torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _with_motion(frame: FilmFrame, found: Future[motion.Motion | None] | None) -> FilmFrame:
+    if found is None:
+        return frame
+    result = found.result()
+    return replace(frame, motion=None if result is None else _tensors(result), cut=result is None)
 
 
 def _tensors(found: motion.Motion) -> Motion:

@@ -45,34 +45,30 @@ class Motion:
     still: Mask
 
 
-class MotionEstimator:
-    """DIS with its working memory. Use it from one thread."""
+def between(earlier: Grey, later: Grey) -> Motion | None:
+    """The motion between two grey frames; None at a cut. Several threads may ask at once."""
+    if min(earlier.shape) < WINDOW:  # smaller than what DIS looks at: all of it new
+        return None
+    # DIS works in as many stripes as there are threads, and its result depends on their number.
+    cv2.setNumThreads(1)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # Down to the frame's own pixels, not twice as large ones: half the error.
+    dis.setFinestScale(0)
+    forward, backward = _flow(dis, earlier, later), _flow(dis, later, earlier)
+    leads, stems = _agreeing(forward, backward), _agreeing(backward, forward)
+    one, other = _blurred(earlier), _blurred(later)
+    moved = _residual(one, _sampled(other, forward))
+    if leads.mean() < CUT_TRUSTED and moved.mean() > CUT_RESIDUAL:
+        return None
+    unmoved = _residual(one, other)
+    still = unmoved <= STILL_FACTOR * moved + STILL_LEAST
+    still &= unmoved <= CALM_FACTOR * np.quantile(unmoved, CALM_SHARE) + CALM_LEAST
+    forward[still], backward[still] = 0, 0
+    return Motion(forward, backward, leads | still, stems | still, still)
 
-    def __init__(self) -> None:
-        # DIS works in as many stripes as there are threads, and its result depends on their number.
-        cv2.setNumThreads(1)
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        # Down to the frame's own pixels, not twice as large ones: half the error.
-        self._dis.setFinestScale(0)
 
-    def between(self, earlier: Grey, later: Grey) -> Motion | None:
-        """The motion between two grey frames; None at a cut."""
-        if min(earlier.shape) < WINDOW:  # smaller than what DIS looks at: all of it new
-            return None
-        forward, backward = self._flow(earlier, later), self._flow(later, earlier)
-        leads, stems = _agreeing(forward, backward), _agreeing(backward, forward)
-        one, other = _blurred(earlier), _blurred(later)
-        moved = _residual(one, _sampled(other, forward))
-        if leads.mean() < CUT_TRUSTED and moved.mean() > CUT_RESIDUAL:
-            return None
-        unmoved = _residual(one, other)
-        still = unmoved <= STILL_FACTOR * moved + STILL_LEAST
-        still &= unmoved <= CALM_FACTOR * np.quantile(unmoved, CALM_SHARE) + CALM_LEAST
-        forward[still], backward[still] = 0, 0
-        return Motion(forward, backward, leads | still, stems | still, still)
-
-    def _flow(self, one: Grey, other: Grey) -> Flow:
-        return np.asarray(self._dis.calc(one, other, None), np.float32)  # type: ignore[call-overload]
+def _flow(dis: cv2.DISOpticalFlow, one: Grey, other: Grey) -> Flow:
+    return np.asarray(dis.calc(one, other, None), np.float32)  # type: ignore[call-overload]
 
 
 def grey(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Grey:

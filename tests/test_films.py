@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
 from skimage import data
 
+from invsr_daemon import motion
 from invsr_daemon.films import Pixels, film_frames, picture, restore_film
 from invsr_daemon.model import InvSR
 from invsr_daemon.model.invsr import Options
@@ -39,7 +43,7 @@ def test_motion_and_cuts() -> None:
     motion = frames[1].motion
     assert motion is not None
     assert motion.forward.shape == (2, 32, 40)
-    assert motion.forward[0, 12:20, 12:28].float().mean() == pytest.approx(-2, abs=0.3)
+    assert motion.forward[0, 2:10, 12:28].float().mean() == pytest.approx(-2, abs=0.3)
     assert frames[4].motion is not None
     assert frames[4].motion.still.all()
 
@@ -50,6 +54,36 @@ def test_eight_and_sixteen_bits_are_the_same_picture() -> None:
     assert eight.pixels.dtype == torch.uint8
     assert torch.allclose(eight.unit(), deep.unit(), atol=1e-7)
     assert torch.equal(eight.unit(), picture(pan(1)[0]))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_motion_is_found_ahead_and_in_order(threads: int) -> None:
+    """As many frames ahead as there are threads, the same whatever their number; left early, none stays."""
+    given = pan(9)
+    taken: list[int] = []
+
+    def frames() -> Iterator[Pixels]:
+        for number, frame in enumerate(given):
+            taken.append(number)
+            yield frame
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        film = film_frames(frames(), 0, temporal("full"))
+        first = next(film)
+        assert taken == list(range(threads + 1))
+        found = [first, *islice(film, 7)]
+        assert isinstance(film, Generator)
+        film.close()
+    finally:
+        torch.set_num_threads(before)
+    assert [frame.index for frame in found] == list(range(8))
+    for frame, one, other in zip(found[1:], given, given[1:], strict=False):
+        expected = motion.between(motion.grey(one), motion.grey(other))
+        assert frame.motion is not None
+        assert expected is not None
+        assert np.array_equal(frame.motion.stems.numpy(), expected.stems)
 
 
 def test_off_is_every_frame_by_itself_with_noise_of_its_own(tiny_model: InvSR) -> None:

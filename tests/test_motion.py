@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from invsr_daemon.motion import Grey, MotionEstimator, grey
+from invsr_daemon.motion import Grey, between, grey
 
 HEIGHT, WIDTH = 96, 128
 
@@ -30,7 +30,7 @@ def noisy(picture: Grey, sigma: float, seed: int) -> Grey:
 
 @pytest.mark.parametrize(("x", "y"), [(0.3, 0.1), (1.0, 0.0), (2.5, -1.25), (9.0, 4.0)])
 def test_a_pan_is_found_in_both_directions(x: float, y: float) -> None:
-    motion = MotionEstimator().between(view(0, 0), view(x, y))
+    motion = between(view(0, 0), view(x, y))
     assert motion is not None
     middle = (slice(16, -16), slice(20, -20))
     moves = ~motion.still[middle]
@@ -41,7 +41,7 @@ def test_a_pan_is_found_in_both_directions(x: float, y: float) -> None:
 
 
 def test_a_frame_that_repeats_stands_still_exactly() -> None:
-    motion = MotionEstimator().between(view(0, 0), view(0, 0))
+    motion = between(view(0, 0), view(0, 0))
     assert motion is not None
     assert motion.still.all()
     assert motion.leads.all()
@@ -53,14 +53,14 @@ def test_a_frame_that_repeats_stands_still_exactly() -> None:
 @pytest.mark.parametrize("sigma", [2, 5])
 def test_noise_is_no_motion(sigma: float) -> None:
     frames = [noisy(view(0, 0), sigma, seed) for seed in (1, 2)]
-    motion = MotionEstimator().between(*frames)
+    motion = between(*frames)
     assert motion is not None
     assert motion.still.mean() > 0.97
     assert not motion.forward[motion.still].any()
 
 
 def test_a_slow_pan_is_no_standing_still() -> None:
-    motion = MotionEstimator().between(view(0, 0), view(0.15, 0.1))
+    motion = between(view(0, 0), view(0.15, 0.1))
     assert motion is not None
     assert motion.still.mean() < 0.3
 
@@ -69,7 +69,7 @@ def test_what_moves_over_something_still() -> None:
     earlier, later = view(0, 0), view(0, 0)
     earlier[30:60, 40:70] = view(50, 50)[30:60, 40:70]
     later[30:60, 44:74] = view(50, 50)[30:60, 40:70]
-    motion = MotionEstimator().between(earlier, later)
+    motion = between(earlier, later)
     assert motion is not None
     assert motion.still[:10].all()
     assert motion.still[80:].mean() > 0.9
@@ -78,27 +78,26 @@ def test_what_moves_over_something_still() -> None:
 
 def test_a_cut_is_no_motion() -> None:
     other = grey(np.ascontiguousarray(data.coffee()[:HEIGHT, :WIDTH]))
-    assert MotionEstimator().between(view(0, 0), other) is None
+    assert between(view(0, 0), other) is None
 
 
 def test_a_fade_and_a_flash_are_no_cuts() -> None:
     frame = view(0, 0)
     darker = (frame * 0.8).astype(np.uint8)
     brighter = np.clip(frame.astype(int) + 40, 0, 255).astype(np.uint8)
-    estimator = MotionEstimator()
-    assert estimator.between(frame, darker) is not None
-    assert estimator.between(frame, brighter) is not None
+    assert between(frame, darker) is not None
+    assert between(frame, brighter) is not None
 
 
 def test_frames_too_small_to_look_at() -> None:
-    assert MotionEstimator().between(np.zeros((10, 64), np.uint8), np.zeros((10, 64), np.uint8)) is None
+    assert between(np.zeros((10, 64), np.uint8), np.zeros((10, 64), np.uint8)) is None
 
 
 def test_the_number_of_threads_makes_no_difference() -> None:
     found = []
     for threads in (1, 2, 4):
         cv2.setNumThreads(threads)
-        found.append(MotionEstimator().between(view(0, 0), view(2.3, 1.7)))
+        found.append(between(view(0, 0), view(2.3, 1.7)))
     first, *others = found
     assert first is not None
     for other in others:
