@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .traces import sampled
+from .traces import enlarged, sampled
 
 ROWS = 256
 # Mean difference between a frame and its warped neighbour (in LR, 0..1) up to which they show the same, and
@@ -63,18 +63,10 @@ def fuse(own: Tensor, neighbours: Sequence[Neighbour], box: Box, scale: int) -> 
         place = (..., slice(rows.start * scale, rows.stop * scale), columns)
         total, weights = own[place].clone(), torch.ones((), device=own.device)
         for neighbour in neighbours:
-            flow = _enlarged(neighbour.flow, rows, scale) * scale
-            weight = SHARE * _enlarged(neighbour.weight[None], rows, scale)[..., columns]
+            flow = enlarged(neighbour.flow, rows, scale) * scale
+            weight = SHARE * enlarged(neighbour.weight[None], rows, scale)[..., columns]
             warped = sampled(neighbour.restored[None], flow, "bicubic", rows.start * scale)[0][..., columns]
             total += weight * warped
             weights = weights + weight
         fused[place] = total / weights
     return fused
-
-
-def _enlarged(values: Tensor, rows: slice, scale: int) -> Tensor:
-    """[C,H,W] -> [C,s(rows),sW] bilinear, as if all of it were enlarged."""
-    first, last = max(0, rows.start - 1), min(values.shape[-2], rows.stop + 1)
-    part = functional.interpolate(values[None, :, first:last], scale_factor=scale, mode="bilinear")[0]
-    above = (rows.start - first) * scale
-    return part[:, above : above + (rows.stop - rows.start) * scale]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .tiling import Tile, TilePlan
-from .traces import Trace, sampled
+from .traces import Trace, enlarged, sampled
 
 Draw = Literal["noise_predictor", "vae"]
 # Each with a generator of its own.
@@ -103,8 +103,11 @@ class AnchorNoise:
         return self.canvas.tile(draw, plan, tile, channels)
 
     def grain(self, plan: TilePlan) -> Tensor:
-        grain = self.canvas.grain(plan)
-        return _read(grain, torch.zeros(2, *grain.shape))
+        grain, result = self.canvas.grain(plan), _no_grain(plan)
+        for top in range(0, len(grain), ROWS):
+            still = torch.zeros(2, min(ROWS, len(grain) - top), grain.shape[1])
+            result[top : top + ROWS] = _read(grain, still, top)
+        return result
 
 
 class MovedNoise:
@@ -145,19 +148,36 @@ class MovedNoise:
         return flat[:, before] * first + flat[:, after] * second
 
     def grain(self, plan: TilePlan) -> Tensor:
-        grain = self._canvas.grain(plan)
-        rows, columns = grain.shape
-        before, seen_before = self._before.on(plan, rows, columns)
-        after, seen_after = self._after.on(plan, rows, columns)
+        grain, result = self._canvas.grain(plan), _no_grain(plan)
+        scale = len(grain) // plan.height
+        before, after = self._before.padded(plan), self._after.padded(plan)
+        for top in range(0, plan.height, ROWS // scale):
+            rows = slice(top, min(top + ROWS // scale, plan.height))
+            place = slice(rows.start * scale, rows.stop * scale)
+            result[place] = self._rows_of(grain, before, after, rows, scale)
+        return result
+
+    def _rows_of(
+        self,
+        grain: Tensor,
+        before: tuple[Tensor, Tensor],
+        after: tuple[Tensor, Tensor],
+        rows: slice,
+        scale: int,
+    ) -> Tensor:
+        """Some rows (in LR pixels) of the grain; `before`, `after`: see `Trace.padded`."""
+        seen_before, seen_after = (enlarged(seen[None], rows, scale)[0] > 0.5 for _, seen in (before, after))
         first, second = self._shares(seen_before, seen_after)
-        before, after = before * seen_before, after * seen_after
-        distance = (before - after).square().sum(0)
+        there = enlarged(before[0], rows, scale) * scale * seen_before
+        here = enlarged(after[0], rows, scale) * scale * seen_after
+        distance = (there - here).square().sum(0)
         alike = (distance == 0) | ~(seen_before | seen_after)
         first, second = torch.where(alike, 1.0, first), torch.where(alike, 0.0, second)
         # Two places near each other share some of their grain, and the sum has more variance.
         shared = torch.exp(-distance / GRAIN_REACH)
         total = (first.square() + second.square() + 2 * first * second * shared).sqrt_()
-        return (_read(grain, before) * first + _read(grain, after) * second) / total
+        top = rows.start * scale
+        return (_read(grain, there, top) * first + _read(grain, here, top) * second) / total
 
     def _shares(self, seen_before: Tensor, seen_after: Tensor) -> tuple[Tensor, Tensor]:
         angle = self._share * math.pi / 2
@@ -166,18 +186,17 @@ class MovedNoise:
         return first, second
 
 
-def _read(grain: Tensor, displacement: Tensor) -> Tensor:
-    """Grain [H,W] as it is `displacement` [2,H,W] away, in its pixels: [H,W] of unit variance too.
+def _read(grain: Tensor, displacement: Tensor, top: int) -> Tensor:
+    """Grain [H,W] as it is `displacement` [2,h,W] away from the h rows from `top` on: [h,W], unit variance.
 
     Cubically interpolated, so that it moves as smoothly as what it lies on, and divided by the deviation
     that this leaves. Between pixels it is softer than on them; it is therefore read a little wider than it
     is drawn: every fraction of a pixel occurs all over the picture, at anchors too, and nothing pulsates.
     """
-    height, width = grain.shape
-    x = torch.arange(width) + displacement[0]
-    y = torch.arange(height)[:, None] + displacement[1]
+    x = torch.arange(grain.shape[1]) + displacement[0]
+    y = torch.arange(top, top + displacement.shape[1])[:, None] + displacement[1]
     flow = displacement - GRAIN_SPREAD * torch.stack((x, y))
-    values = sampled(grain[None, None], flow, "bicubic")[0, 0]
+    values = sampled(grain[None, None], flow, "bicubic", top)[0, 0]
     variance = _cubic_variance(x * (1 - GRAIN_SPREAD)) * _cubic_variance(y * (1 - GRAIN_SPREAD))
     return values / variance.sqrt_()
 

@@ -53,14 +53,18 @@ class Trace:
         return Trace(displacement, seen & trusted & inside)
 
     def on(self, plan: TilePlan, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """In cells of another grid over the padded canvas: displacement and sight. The padding is still."""
+        """In cells of another grid over the padded canvas: displacement and sight."""
+        displacement, seen = self.padded(plan)
+        scale = torch.tensor([columns / plan.width, rows / plan.height]).view(2, 1, 1)
+        resized = _resized(displacement[None], rows, columns)[0] * scale
+        return resized, _resized(seen[None, None], rows, columns)[0, 0] > 0.5
+
+    def padded(self, plan: TilePlan) -> tuple[Tensor, Tensor]:
+        """On the padded canvas, whose padding is still: displacement [2,H,W] and sight [H,W], 0 or 1."""
         height, width = self.seen.shape
         margins = (plan.left, plan.width - width - plan.left, plan.top, plan.height - height - plan.top)
-        displacement = functional.pad(self.displacement, margins)[None]
-        seen = functional.pad(self.seen.float(), margins, value=1.0)[None, None]
-        scale = torch.tensor([columns / plan.width, rows / plan.height]).view(2, 1, 1)
-        resized = _resized(displacement, rows, columns)[0] * scale
-        return resized, _resized(seen, rows, columns)[0, 0] > 0.5
+        displacement = functional.pad(self.displacement, margins)
+        return displacement, functional.pad(self.seen.float(), margins, value=1.0)
 
 
 def _resized(values: Tensor, rows: int, columns: int) -> Tensor:
@@ -77,3 +81,11 @@ def sampled(pictures: Tensor, flow: Tensor, mode: str, top: int = 0) -> Tensor:
     # grid_sample's coordinates: -1 and 1 are the outer edges of the border pixels.
     grid = torch.stack(((x + 0.5) * (2 / width) - 1, (y + 0.5) * (2 / height) - 1), dim=-1)
     return functional.grid_sample(pictures, grid[None], mode=mode, padding_mode="border", align_corners=False)
+
+
+def enlarged(values: Tensor, rows: slice, scale: int) -> Tensor:
+    """[C,H,W] -> [C,s(rows),sW] bilinear, as if all of it were enlarged."""
+    first, last = max(0, rows.start - 1), min(values.shape[-2], rows.stop + 1)
+    part = functional.interpolate(values[None, :, first:last], scale_factor=scale, mode="bilinear")[0]
+    above = (rows.start - first) * scale
+    return part[:, above : above + (rows.stop - rows.start) * scale]
