@@ -13,13 +13,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from . import records
 from .plans import Check, Job, Join, Look, Plan, Priority, Request, dump_request, plan_of
@@ -28,6 +28,7 @@ from .wire import dump_task
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Progress = Callable[[int], None]
 LINE_LIMIT = 2**28  # a plan holds the time of every frame: two days of film
 STOP_SECONDS = 5.0
@@ -58,7 +59,12 @@ class _Process:
 
 
 class Child:
-    """A process that answers one request at a time, started when it is needed."""
+    """A process that answers one request at a time, started when it is needed.
+
+    One that says nothing for `stall_seconds` (None: however long) is killed.
+    """
+
+    silence = "made no progress"  # what is said of one that was killed
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], stall_seconds: float | None) -> None:
         self.name = name
@@ -73,7 +79,7 @@ class Child:
         process = self._process = self._process or await self._started()
         try:
             process.stdin.write(line.encode())
-            await process.stdin.drain()
+            await self._unless_stalled(process, process.stdin.drain)
         except ConnectionError as error:
             raise await self._lost(process) from error
         while True:
@@ -129,18 +135,30 @@ class Child:
         return _Process(handle, handle.stdin, handle.stdout, words, listener)
 
     async def _event(self, process: _Process) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(self._stall_seconds):
-                line = await process.stdout.readline()
-        except TimeoutError as error:
-            _kill(process)
-            await self._lost(process)
-            silence = f"made no progress for {self._stall_seconds:g} s and was killed"
-            raise WorkerLostError(f"{self.name} {silence}") from error
+        line = await self._unless_stalled(process, process.stdout.readline)
         if not line.endswith(b"\n"):
             raise await self._lost(process)
         event: dict[str, Any] = json.loads(line)
         return event
+
+    async def _unless_stalled(self, process: _Process, wait: Callable[[], Awaitable[T]]) -> T:
+        """What the process is waited for. Raises WorkerLostError if it stalls."""
+        while True:
+            before = self._work_of(process)
+            try:
+                async with asyncio.timeout(self._stall_seconds):
+                    return await wait()
+            except TimeoutError as error:
+                if self._work_of(process) != before:
+                    continue
+                _kill(process)
+                await self._lost(process)
+                how = f"{self.silence} for {self._stall_seconds:g} s and was killed (limits.stall_seconds)"
+                raise WorkerLostError(f"{self.name} {how}") from error
+
+    def _work_of(self, process: _Process) -> object:
+        """What differs from one moment to another if a process that says nothing works all the same."""
+        return None
 
     async def _lost(self, process: _Process) -> WorkerLostError:
         self._process = None
@@ -182,10 +200,31 @@ class Worker(Child):
         return float((await self.ask(dump_task(task), progress))["seconds"])
 
 
-class MediaProcesses:
-    """Processes that read strangers' files: as many as are asked at once, and none for long when idle."""
+class MediaProcess(Child):
+    """A process that reads strangers' files. It does not say how far it is, but works by reading and writing.
 
-    def __init__(self) -> None:
+    So that is looked at from here: at the end of a long film FFmpeg moves all of it, in one call.
+    """
+
+    silence = "has read and written nothing"
+
+    def __init__(self, stall_seconds: float | None) -> None:
+        super().__init__("the media process", "invsr_daemon.media_process", (), stall_seconds)
+
+    def _work_of(self, process: _Process) -> object:
+        """Bytes read and written; a kernel that does not count them lets the process have its time."""
+        try:
+            counted = Path(f"/proc/{process.handle.pid}/io").read_text()
+        except OSError:
+            return object()
+        return counted.partition("syscr")[0]  # not of calls: at the end of a file they read nothing
+
+
+class MediaProcesses:
+    """Media processes: as many as are asked at once, and none for long when idle."""
+
+    def __init__(self, stall_seconds: float | None = None) -> None:
+        self._stall_seconds = stall_seconds
         self._idle: dict[Child, asyncio.TimerHandle] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -223,7 +262,7 @@ class MediaProcesses:
 
     def _taken(self) -> Child:
         if not self._idle:
-            return Child("the media process", "invsr_daemon.media_process", (), None)
+            return MediaProcess(self._stall_seconds)
         child, retiring = self._idle.popitem()
         retiring.cancel()
         return child
@@ -252,7 +291,7 @@ class Pool:
 
     def __init__(self, devices: tuple[str, ...], threads: int, stall_seconds: float | None = None) -> None:
         self.workers = [Worker(device, threads, stall_seconds) for device in devices]
-        self.media = MediaProcesses()
+        self.media = MediaProcesses(stall_seconds)
         self._idle = list(self.workers)
         self._waiting: list[tuple[Priority, int, _Waiter]] = []
         self._asked = count()

@@ -568,6 +568,35 @@ def test_a_worker_that_hangs_is_killed(site: Site, undisturbed: Path) -> None:
     assert (site.outbox / "film.mp4").read_bytes() == undisturbed.read_bytes()
 
 
+def test_a_film_that_media_processes_hang_over_fails_alone(site: Site) -> None:
+    site.configure(limits={"stall_seconds": 5, "worker_deaths": 2})
+    site.state.mkdir(parents=True)
+    site.drop(film(site.path / "film.mp4", 8))
+    with Store.open(site.state / STORE_FILE) as store:
+        store.pause(time.time())
+        with site.daemon() as process:
+            wait_until(lambda: (site.status()["daemon"] or {}).get("held") == "paused", "encoders were tried")
+            store.resume()
+
+            def failed() -> bool:
+                for pid in site.media_processes():
+                    with suppress(ProcessLookupError):  # it was killed just now
+                        os.kill(pid, signal.SIGSTOP)
+                return any(row.state == "failed" for row in store.jobs())
+
+            wait_until(failed, "it failed")
+            (site.path / "text.mp4").write_text("This is no film.\n" * 100)
+            site.drop(site.path / "text.mp4")
+            site.wait_for("text.mp4", "failed")
+            assert stop(process) == 0
+    (row,), (other,) = site.jobs_of("film.mp4"), site.jobs_of("text.mp4")
+    hung = "the media process has read and written nothing for 5 s and was killed (limits.stall_seconds)"
+    assert row.reason == f"2 processes died of it; the last: {hung}"
+    assert f"attempt 1 of 2: {hung}" in site.log
+    assert other.reason is not None
+    assert "not a film" in other.reason, "the daemon goes on"
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
