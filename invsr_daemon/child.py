@@ -24,6 +24,8 @@ from .records import InvsrError
 
 log = logging.getLogger(__name__)
 
+Progress = Callable[[int], None]
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -36,21 +38,28 @@ def main() -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def serve(answer: Callable[[str], Any]) -> None:
-    """Answer requests, one after the other, for ever."""
+def serve(answer: Callable[[str, Progress], Any]) -> None:
+    """Answer requests, one after the other, for ever. `answer` may tell of frames that are done meanwhile."""
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     # Libraries print to stdout at C's level: only events may go there.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read_lines, args=(sys.stdin, lines), daemon=True).start()
+
+    def send(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    def progress(frames: int) -> None:
+        send({"event": "progress", "frames": frames})
+
     while True:
-        events.write(json.dumps(_event(answer, lines.get())) + "\n")
+        send(_event(answer, lines.get(), progress))
 
 
-def _event(answer: Callable[[str], Any], line: str) -> dict[str, Any]:
+def _event(answer: Callable[[str, Progress], Any], line: str, progress: Progress) -> dict[str, Any]:
     try:
-        return {"event": "done", "answer": answer(line)}
+        return {"event": "done", "answer": answer(line, progress)}
     except InvsrError as error:
         return {"event": "failed", "kind": type(error).__name__, "message": str(error)}
     except Exception as error:

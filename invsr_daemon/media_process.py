@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .child import serve
+from .child import Progress, serve
 from .media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
 from .media.encode import film_size
 from .media.image import SUFFIX, image_format, probe_image
@@ -34,7 +34,7 @@ from .records import ConfigError, Identity, ImageInfo, ImageTask, InputError, Vi
 DECISIVE_PACKAGES = ("torch", "diffusers", "av", "pillow")
 
 
-def answer(line: str) -> Any:
+def answer(line: str, _: Progress) -> Any:
     """What a request asks for. Raises InvsrError."""
     request = parse_request(line)
     match request:

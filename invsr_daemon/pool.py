@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from . import records
+from .child import Progress
 from .plans import Check, Job, Join, Look, Plan, Priority, Request, dump_request, plan_of
 from .records import InvsrError, Task, VideoSettings, WorkerLostError
 from .wire import dump_task
@@ -29,7 +30,6 @@ from .wire import dump_task
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Progress = Callable[[int], None]
 LINE_LIMIT = 2**28  # a plan holds the time of every frame: two days of film
 STOP_SECONDS = 5.0
 IDLE_SECONDS = 10.0  # how long a media process is kept for the next file
@@ -73,8 +73,8 @@ class Child:
         self._process: _Process | None = None
         self._context = Context()
 
-    async def ask(self, line: str, progress: Progress) -> dict[str, Any]:
-        """Have a request answered. Raises what the process reports; WorkerLostError if it dies or stalls."""
+    async def ask(self, line: str, progress: Progress) -> Any:
+        """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls."""
         self._context = copy_context()  # what it says from now on is about this job
         process = self._process = self._process or await self._started()
         try:
@@ -87,7 +87,7 @@ class Child:
             if event["event"] == "progress":
                 progress(int(event["frames"]))
             elif event["event"] == "done":
-                return event
+                return event["answer"]
             elif event["event"] == "failed":
                 raise _raised(event)
 
@@ -197,7 +197,7 @@ class Worker(Child):
 
     async def run(self, task: Task, progress: Progress) -> float:
         """Do a task; its seconds. Raises as `ask` does."""
-        return float((await self.ask(dump_task(task), progress))["seconds"])
+        return float(await self.ask(dump_task(task), progress))
 
 
 class MediaProcess(Child):
@@ -251,7 +251,7 @@ class MediaProcesses:
         """Cancelled meanwhile, the process is killed: it would go on otherwise."""
         child = self._taken()
         try:
-            return (await child.ask(dump_request(request), _no_progress))["answer"]
+            return await child.ask(dump_request(request), _no_progress)
         except asyncio.CancelledError:
             await child.kill()
             raise

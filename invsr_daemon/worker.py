@@ -2,9 +2,8 @@
 
     python -m invsr_daemon.worker --device cuda:0 --threads 4
 
-Tasks come as JSON lines on stdin, events go as JSON lines to stdout, all else to stderr. When stdin
-closes (the parent is gone) the process ends at once: what it was at is lost, what it finished is not.
-Inside a task decoding, inference and encoding overlap.
+Tasks come and events go as `child` has it. When the parent is gone the process ends at once: what it was at
+is lost, what it finished is not. Inside a task decoding, inference and encoding overlap.
 """
 
 from __future__ import annotations
@@ -12,19 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import queue
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .child import Progress, serve
 from .films import Pixels, film_frames, picture, restore_film
 from .media.decode import RgbFrame, decode_chunk
 from .media.encode import film_size, open_chunk
@@ -36,7 +31,6 @@ from .overlap import read_ahead, write_behind
 from .records import (
     ConfigError,
     ImageTask,
-    InvsrError,
     ModelSettings,
     ResourceError,
     Task,
@@ -163,7 +157,7 @@ def _quantised(restored: Tensor, top: int) -> Pixels:
     return whole if top == 255 else whole.astype(np.uint16)
 
 
-def restore_chunk(task: VideoTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
+def restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
     """Decode, restore and encode one chunk into `task.output`; anew if memory runs out."""
     while True:
         told = 0
@@ -181,7 +175,7 @@ def restore_chunk(task: VideoTask, restorer: Restorer, progress: Callable[[int],
             progress(-told)
 
 
-def _restore_chunk(task: VideoTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
+def _restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
     size = film_size(task.info, task.video, task.model.scale)
     top = 65535 if task.info.depth > 8 else 255
     with (
@@ -209,7 +203,7 @@ def _arrays(restored: Iterable[Tensor], top: int) -> Iterator[Pixels]:
         yield last[1]
 
 
-def restore_image(task: ImageTask, restorer: Restorer, progress: Callable[[int], None]) -> None:
+def restore_image(task: ImageTask, restorer: Restorer, progress: Progress) -> None:
     """Read, restore and write one picture into `task.output`."""
     image = read_image(task.info)
     height, width = image.pixels.shape[:2]
@@ -219,32 +213,14 @@ def restore_image(task: ImageTask, restorer: Restorer, progress: Callable[[int],
     progress(1)
 
 
-def perform(task: Task, restorer: Restorer, send: Callable[[dict[str, Any]], None]) -> None:
-    """Do one task and send its events: progress, then done or failed."""
+def perform(task: Task, restorer: Restorer, progress: Progress) -> float:
+    """Do one task; its seconds. Raises InvsrError."""
     began = time.monotonic()
-
-    def progress(frames: int) -> None:
-        send({"event": "progress", "frames": frames})
-
-    try:
-        if task.kind == "video":
-            restore_chunk(task, restorer, progress)
-        else:
-            restore_image(task, restorer, progress)
-    except InvsrError as error:
-        send({"event": "failed", "kind": type(error).__name__, "message": str(error)})
-    except Exception as error:
-        log.exception("unexpected error")
-        message = f"unexpected {type(error).__name__}: {error} (please report this with the log)"
-        send({"event": "failed", "kind": "InternalError", "message": message})
+    if task.kind == "video":
+        restore_chunk(task, restorer, progress)
     else:
-        send({"event": "done", "seconds": time.monotonic() - began})
-
-
-def _read_lines(stdin: IO[str], lines: queue.Queue[str]) -> None:
-    for line in stdin:
-        lines.put(line)
-    os._exit(0)
+        restore_image(task, restorer, progress)
+    return time.monotonic() - began
 
 
 def main() -> None:
@@ -256,19 +232,9 @@ def main() -> None:
     if arguments.list_devices:
         print(json.dumps([f"cuda:{index}" for index in range(torch.cuda.device_count())]))
         return
-    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _make_repeatable(arguments.threads)
-
-    def send(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
-
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read_lines, args=(sys.stdin, lines), daemon=True).start()
     restorer = Restorer(arguments.device)
-    while True:
-        perform(parse_task(lines.get()), restorer, send)
+    serve(lambda line, progress: perform(parse_task(line), restorer, progress))
 
 
 def _make_repeatable(threads: int) -> None:
