@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import logging
+import os
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from .durable import sync_rename
 from .outbox import Imprint, begin, check_free, clear, explained, finish
 from .plans import Job, Plan, frames_of
 from .pool import Pool, Worker
-from .records import InputError, InvsrError, Task, WorkerLostError, WorkersLostError
+from .records import InputError, InvsrError, OutputExistsError, Task, WorkerLostError, WorkersLostError
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
         await asyncio.to_thread(_clean_up_after, plan)
         return Result(plan, output, 0, was_there=True)
     check_free(plan.output, job.manners.collision)
+    _spare_the_original(plan)
     observer.planned(plan)
     try:
         return await _run_plan(plan, pool, observer, stopping)
@@ -159,6 +161,13 @@ async def _outliving(job: Job, ask: Callable[[], Awaitable[T]]) -> T:
 
 def _died_of_it(times: int, last: WorkerLostError) -> WorkersLostError:
     return WorkersLostError(f"{times} processes died of it; the last: {last}")
+
+
+def _spare_the_original(plan: Plan) -> None:
+    """Raise OutputExistsError if its result would take the input's own name, by whatever path."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(plan.output), os.lstat(plan.job.source)):
+            raise OutputExistsError(f"{plan.output} is the original itself, which is never replaced")
 
 
 def discard(plan: Plan) -> None:

@@ -233,6 +233,19 @@ def test_nothing_is_overwritten_unasked(home: Home) -> None:
         assert image.size == (64, 64)
 
 
+@pytest.mark.parametrize("name", ["a.png", "deep/../a.png", "link/a.png"])
+def test_the_original_is_not_overwritten_even_if_asked(home: Home, name: str) -> None:
+    source = home.path / "a.png"
+    Image.new("RGB", (16, 16), "red").save(source)
+    (home.path / "deep").mkdir()
+    (home.path / "link").symlink_to(".")
+    before = source.read_bytes()
+    finished = home.run("process", "a.png", "-o", name, "--overwrite")
+    assert finished.code == 1
+    assert "is the original itself" in finished.err
+    assert source.read_bytes() == before
+
+
 def test_the_same_command_again_finds_its_result(home: Home) -> None:
     Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
     assert home.run("process", "a.png").code == 0
