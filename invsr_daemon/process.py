@@ -68,10 +68,10 @@ def _targets(inputs: Sequence[Path], output: Path | None) -> Iterator[tuple[Path
         raise ConfigError(f"-o {output}: several results need a folder, and this is a file")
     for path in inputs:
         if path.is_dir():
-            root = output or path.with_name(path.name + RESTORED)
+            root = output or _beside(path)
             for found in _films_and_pictures(path, root):
                 yield found, Target(root.absolute() / found.relative_to(path).parent, found.stem)
-        elif output is None or (into_folder and output.absolute() == path.absolute().parent):
+        elif output is None or (into_folder and output.resolve() == path.absolute().parent.resolve()):
             yield path, Target(path.absolute().parent, path.stem + RESTORED)
         elif into_folder:
             yield path, Target(output.absolute(), path.stem)
@@ -79,9 +79,20 @@ def _targets(inputs: Sequence[Path], output: Path | None) -> Iterator[tuple[Path
             yield path, Target(output.absolute().parent, output.stem, output.suffix)
 
 
+def _beside(folder: Path) -> Path:
+    """Where the results of a folder go if nothing was said: NAME_restored."""
+    named = Path(os.path.abspath(folder))  # "." and ".." have a name, too
+    if not named.name:
+        raise ConfigError(f"{folder} has nothing beside it: give a folder for the results with -o")
+    return named.with_name(named.name + RESTORED)
+
+
 def _films_and_pictures(folder: Path, results: Path) -> list[Path]:
     """By suffix, hidden files and the results' own folder left out, in order of their names."""
+    if results.resolve() == folder.resolve():
+        raise ConfigError(f"-o {results}: results of a folder need another folder than its own")
     suffixes = FILM_SUFFIXES | PICTURE_SUFFIXES
+    earlier = _inside(folder, results)
     return sorted(
         path
         for path in folder.rglob("*")
@@ -89,8 +100,14 @@ def _films_and_pictures(folder: Path, results: Path) -> list[Path]:
         and path.is_file()
         and not path.is_symlink()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_relative_to(results)
+        and not (earlier and path.relative_to(folder).is_relative_to(earlier))
     )
+
+
+def _inside(folder: Path, other: Path) -> Path | None:
+    """Another folder's path in this one, if it lies there."""
+    outer, inner = folder.resolve(), other.resolve()
+    return inner.relative_to(outer) if inner.is_relative_to(outer) else None
 
 
 class _Session:

@@ -221,6 +221,26 @@ def test_folders_are_searched_and_mirrored(home: Home) -> None:
     assert listing(home.path / "album_restored") == ["a.png", "deep/er/b.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "output", "results"),
+    [
+        ("album", ".", ["a.png"]),
+        ("album", "album/out", ["album/out/a.png"]),
+        (".", None, ["../{home}_restored/album/a.png"]),
+        ("album/.", "out", ["out/a.png"]),
+    ],
+)
+def test_results_of_a_folder_may_go_around_and_into_it(
+    home: Home, folder: str, output: str | None, results: list[str]
+) -> None:
+    (home.path / "album").mkdir()
+    Image.new("RGB", (16, 12), "teal").save(home.path / "album/a.png")
+    finished = home.run("process", folder, *(("-o", output) if output else ()))
+    assert finished.code == 0, finished.err
+    for result in results:
+        assert (home.path / result.format(home=home.path.name)).is_file()
+
+
 def test_nothing_is_overwritten_unasked(home: Home) -> None:
     Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
     (home.path / "taken.png").write_text("mine")
@@ -311,6 +331,8 @@ def _read(controller: int) -> bytes:
         (("--device", "cuda"), "CUDA"),
         (("--model", "no-such-model"), "no-such-model"),
         (("-c", "missing.yaml"), "missing.yaml"),
+        (("/",), "-o"),
+        ((".", "-o", "."), "another folder than its own"),
     ],
 )
 def test_wrong_usage_ends_at_once(home: Home, arguments: tuple[str, ...], said: str) -> None:
