@@ -53,6 +53,12 @@ SHARED_LIMITS = frozenset({"cpu_threads", "stall_seconds", "min_free_space", "dr
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _all_commented_out(cls, given: Any) -> Any:
+        """YAML has null for a name with nothing below it."""
+        return {} if given is None else given
+
 
 class VideoSection(_Section):
     """How restored films are encoded."""
@@ -90,6 +96,13 @@ class ResultsSection(_Section):
     mode: str | None = Field(None, pattern="^0?[0-7]{3}$")
     owner: str | None = Field(None, pattern="^[^:]*(:[^:]*)?$")
     sidecar: bool = False
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _quoted(cls, mode: Any) -> Any:
+        if isinstance(mode, int):  # for YAML 0640 is an octal number, and 640 another one
+            raise ValueError('write it in quotes, such as "0640"')
+        return mode
 
     @field_validator("name")
     @classmethod
@@ -182,7 +195,7 @@ class Settings(_Section):
     presets: dict[str, dict[str, Any]] = {}
     state_dir: Path = Field(default_factory=default_state_dir)
     models_dir: Path | None = None
-    devices: Literal["auto"] | tuple[str, ...] | str = "auto"
+    devices: str | tuple[str, ...] = "auto"
     workers: int = Field(0, ge=0, le=64)
     model: str = "default"
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -203,6 +216,14 @@ class Settings(_Section):
     limits: LimitsSection = LimitsSection()
     hub: HubSection = HubSection()
     log: LogSection = LogSection()
+
+    @field_validator("presets", mode="before")
+    @classmethod
+    def _empty_ones(cls, presets: Any) -> Any:
+        """The same for names of presets."""
+        if not isinstance(presets, dict):
+            return presets or {}
+        return {name: {} if given is None else given for name, given in presets.items()}
 
     @model_validator(mode="after")
     def _one_schedule(self) -> Self:
@@ -309,8 +330,8 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Two trees of settings in one; the upper one wins."""
     both = {**below, **above}
     for name in below.keys() & above.keys():
-        if isinstance(below[name], dict) and isinstance(above[name], dict):
-            both[name] = _merged(below[name], above[name])
+        if isinstance(below[name], dict) and isinstance(above[name], dict | None):
+            both[name] = _merged(below[name], above[name] or {})
     return both
 
 
@@ -368,9 +389,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _override(given: dict[str, Any], name: str, value: object) -> None:
     *sections, last = name.split(".")
+    inner: Any = given
     for section in sections:
-        given = given.setdefault(section, {})
-    given[last] = value
+        if inner.get(section) is None:
+            inner[section] = {}
+        inner = inner[section]
+        if not isinstance(inner, dict):
+            return  # of which the schema will complain
+    inner[last] = value
 
 
 def _explained(error: Any) -> str:

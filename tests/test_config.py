@@ -94,6 +94,35 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     assert load(path, {}).schedule() == (200,)
 
 
+def test_a_section_without_anything_in_it_means_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("limits:\nhub:\nvideo: {crf: 20}\npresets:\n  plain:\n  other: {video: }\n")
+    settings = load(path, {"hub.endpoint": "http://here"})
+    assert settings.limits == Settings().limits
+    assert settings.hub.endpoint == "http://here"
+    assert [each.video.crf for each in settings.variants().values()] == [20, 20, 20]
+    path.write_text("presets:\n")
+    assert load(path, {}).presets == {}
+    path.write_text("hub: 5\n")
+    with pytest.raises(ConfigError, match="hub: Input should be a valid dictionary"):
+        load(path, {"hub.endpoint": "http://here"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("results: {mode: 0640}", 'results.mode: write it in quotes, such as "0640"'),
+        ("results: {mode: 640}", 'results.mode: write it in quotes, such as "0640"'),
+        ("devices: 3", "devices"),
+    ],
+)
+def test_errors_say_what_to_write(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load(path, {})
+
+
 @pytest.mark.parametrize(
     "preset", [{"models_dir": "/m"}, {"limits": {"stall_seconds": 5}}, {"keep_days": 3}, {"log": {}}]
 )
