@@ -12,7 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
-from .durable import sync
+from .durable import DISK_FULL, sync
 from .records import DiskFullError, InvsrError, OutputError, OutputExistsError, UnwritableError
 
 Collision = Literal["fail", "suffix", "overwrite"]
@@ -187,7 +187,7 @@ def explaining(folder: Path) -> Iterator[None]:
 
 def explained(error: OSError, folder: Path) -> InvsrError:
     """What an error while writing into a folder means."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return DiskFullError(f"the disk of {folder} is full")
     kind = OutputError if error.errno in LASTING else UnwritableError
     return kind(f"{folder} cannot be written to: {error.strerror}")

@@ -7,7 +7,6 @@ synced, renamed.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ..durable import sync_rename
+from ..durable import DISK_FULL, sync_rename
 from ..records import (
     Chunk,
     Colour,
@@ -238,6 +237,6 @@ def writing_error(
     error: OSError | av.error.FFmpegError, path: Path, doing: str
 ) -> OutputError | DiskFullError:
     """What a failed write means: a full disk passes, the rest does not."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in DISK_FULL:
         return DiskFullError(f"the disk of {path.parent} is full")
     return OutputError(f"{doing} into {path.parent} failed: {error.strerror}")

@@ -16,9 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
-from invsr_daemon.media.encode import encoder_name, film_size, open_chunk, pixel_format
+from invsr_daemon.media.encode import encoder_name, film_size, open_chunk, pixel_format, writing_error
 from invsr_daemon.media.probe import plan_chunks, probe_video
-from invsr_daemon.records import Colour, ConfigError, Film, OutputError, ResourceError
+from invsr_daemon.records import Colour, ConfigError, DiskFullError, Film, OutputError, ResourceError
 
 from ..mediafiles import MANY_PIXELS, VFR, decoded, flat, make_film, pass_through, video_settings
 
@@ -205,6 +205,12 @@ def test_a_full_disk_passes(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="is full"):
         write_chunk(film, tmp_path / "c.nut", codec="ffv1", preset="")
     assert not (tmp_path / "c.nut").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_so_does_a_quota_that_is_used_up(code: int) -> None:
+    error = OSError(code, os.strerror(code))
+    assert isinstance(writing_error(error, Path("work/chunk.partial"), "encoding"), DiskFullError)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
