@@ -21,7 +21,7 @@ from . import __version__
 from .child import Progress, serve
 from .media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
 from .media.encode import film_size
-from .media.image import SUFFIX, image_format, probe_image
+from .media.image import SUFFIX, check_side, image_format, probe_image
 from .media.probe import plan_chunks, probe_video
 from .media.source import check_regular
 from .media.trial import encoding_problem
@@ -91,13 +91,13 @@ def _container(job: Job) -> str:
 
 def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     settings = job.settings
-    _check_output(
-        *output_size(info.width, info.height, job.model.scale, even=False), settings.limits.max_output_pixels
-    )
+    size = output_size(info.width, info.height, job.model.scale, even=False)
+    _check_output(*size, settings.limits.max_output_pixels)
     image = settings.image_settings()
     if job.target.suffix:
         image = replace(image, format=job.target.suffix.removeprefix(".").lower())
     format = image_format(info, image)
+    check_side(format, *size)
     key = _key(job, identity, image)
     work = _work_folder(job, key)
     task = ImageTask(info, job.model, image, work / f"image{SUFFIX[format]}")

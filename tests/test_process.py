@@ -186,11 +186,14 @@ def test_bad_inputs_fail_alone_with_one_line_each(home: Home, film: Path) -> Non
 
 
 def test_too_large_is_refused_before_anything_is_computed(home: Home) -> None:
-    (home.path / "limits.yaml").write_text("limits: {max_input_pixels: 10000, max_output_pixels: 20000}\n")
+    (home.path / "limits.yaml").write_text("limits: {max_input_pixels: 33000, max_output_pixels: 525000}\n")
     Image.new("RGB", (200, 200)).save(home.path / "input.png")
-    Image.new("RGB", (90, 90)).save(home.path / "result.png")
-    finished = home.run("process", "input.png", "result.png", "-o", "out/", "-c", "limits.yaml")
+    Image.new("RGB", (183, 180)).save(home.path / "result.png")
+    Image.new("RGB", (4100, 8)).save(home.path / "long.webp")
+    inputs = ("input.png", "result.png", "long.webp")
+    finished = home.run("process", *inputs, "-o", "out/", "-c", "limits.yaml")
     assert finished.code == 1
+    assert "long.webp: the result of 16400x32 is too long for WEBP" in finished.err
     assert "limits.max_input_pixels" in finished.err
     assert "limits.max_output_pixels" in finished.err
     assert listing(home.path / "out") == []

@@ -27,8 +27,13 @@ from ..records import ConfigError, ImageInfo, ImageSettings, InputError
 from .encode import writing_error
 from .source import check_regular
 
+# Sizes are checked here, against the settings; Pillow's own limit is lower than theirs may be.
+Image.MAX_IMAGE_PIXELS = None
+
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
+# The longest side that a format, or what writes it, can have.
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 BITS_8, BITS_16 = 8, 16
 TIFF_BITS_PER_SAMPLE = 258
 SMALLEST_SIDE = 8
@@ -76,7 +81,7 @@ def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
     check_regular(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked here, damage is raised
+            warnings.simplefilter("ignore")  # damage is raised
             with Image.open(path, formats=FORMATS) as image:
                 _check(image, max_pixels)
                 width, height = image.size
@@ -85,10 +90,6 @@ def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
                 return ImageInfo(path, str(image.format), width, height, _depth(image, path))
     except UnidentifiedImageError:
         return None
-    except Image.DecompressionBombError as error:
-        raise InputError(
-            f"its size exceeds the limit of {max_pixels} pixels (limits.max_input_pixels)"
-        ) from error
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
 
@@ -121,7 +122,7 @@ def read_image(info: ImageInfo) -> Picture:
     """The whole picture, upright. Raises InputError if it is damaged."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked here, damage is raised
+            warnings.simplefilter("ignore")  # damage is raised
             with Image.open(info.path, formats=FORMATS) as opened:
                 if info.depth == BITS_16:
                     return _read_deep(info, opened)
@@ -184,6 +185,16 @@ def image_format(info: ImageInfo, settings: ImageSettings) -> str:
     if wanted not in FORMATS:
         raise ConfigError(f"image.format: {settings.format!r} is none of same, {', '.join(FORMATS).lower()}")
     return wanted
+
+
+def check_side(format: str, width: int, height: int) -> None:
+    """Raise InputError if a format cannot hold a picture of this size."""
+    longest = LONGEST_SIDE.get(format)
+    if longest is not None and max(width, height) > longest:
+        raise InputError(
+            f"the result of {width}x{height} is too long for {format}, which ends at {longest} pixels a side:"
+            " choose another format (image.format)"
+        )
 
 
 def write_image(picture: Picture, format: str, settings: ImageSettings, output: Path) -> None:

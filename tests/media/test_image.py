@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from invsr_daemon.media.image import (
+    LONGEST_SIDE,
     SUFFIX,
     Picture,
+    check_side,
     image_format,
     probe_image,
     read_image,
@@ -238,6 +240,25 @@ def test_tags_describe_the_picture_and_not_another_file(
 def test_exif_too_long_for_a_jpeg_is_left_out(tmp_path: Path) -> None:
     write_image(Picture(RGB8, exif=b"Exif\0\0" + bytes(70_000)), "JPEG", SAME, tmp_path / "a.jpg")
     assert read(tmp_path / "a.jpg").pixels.shape == RGB8.shape
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_a_formats_longest_side_is_known(tmp_path: Path, format: str) -> None:
+    longest = LONGEST_SIDE[format]
+    check_side(format, longest, 8)
+    write_image(Picture(np.zeros((8, longest, 3), np.uint8)), format, SAME, tmp_path / "a.bin")
+    for size in ((longest + 1, 8), (8, longest + 1)):
+        with pytest.raises(InputError, match=f"too long for {format}"):
+            check_side(format, *size)
+
+
+def test_the_settings_limit_holds_not_pillows(tmp_path: Path) -> None:
+    Image.new("1", (15_000, 13_000)).save(tmp_path / "large.png")
+    info = probe_image(tmp_path / "large.png", 15_000 * 13_000)
+    assert info is not None
+    assert (info.width, info.height) == (15_000, 13_000)
+    with pytest.raises(InputError, match="15000x13000 exceeds the limit"):
+        probe_image(tmp_path / "large.png", 15_000 * 13_000 - 1)
 
 
 def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
