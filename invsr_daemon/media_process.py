@@ -24,11 +24,21 @@ from .media.encode import film_size
 from .media.image import SUFFIX, check_side, image_format, probe_image
 from .media.probe import plan_chunks, probe_video
 from .media.source import check_regular
+from .media.suffixes import PICTURE_SUFFIXES
 from .media.trial import encoding_problem
 from .media.verify import verify_film, verify_picture
 from .outbox import explaining
 from .plans import Check, Job, Join, Look, Plan, parse_request, plain
-from .records import ConfigError, Identity, ImageInfo, ImageTask, InputError, VideoTask, output_size
+from .records import (
+    ConfigError,
+    Identity,
+    ImageInfo,
+    ImageSettings,
+    ImageTask,
+    InputError,
+    VideoTask,
+    output_size,
+)
 
 # Another version of these may give other bytes: chunks of both must not meet in one film.
 DECISIVE_PACKAGES = ("torch", "diffusers", "av", "pillow")
@@ -93,9 +103,7 @@ def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     settings = job.settings
     size = output_size(info.width, info.height, job.model.scale, even=False)
     _check_output(*size, settings.limits.max_output_pixels)
-    image = settings.image_settings()
-    if job.target.suffix:
-        image = replace(image, format=job.target.suffix.removeprefix(".").lower())
+    image = _as_named(settings.image_settings(), job.target.suffix)
     format = image_format(info, image)
     check_side(format, *size)
     key = _key(job, identity, image)
@@ -104,6 +112,16 @@ def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     own = job.source.suffix.lower()
     suffix = own if format == info.format and own else SUFFIX[format]
     return Plan(job, identity, key, work, job.target.path(suffix), 1, (task,), None, None, ())
+
+
+def _as_named(image: ImageSettings, suffix: str | None) -> ImageSettings:
+    """The settings with the format that the target's name asks for, if it does."""
+    if suffix is None:
+        return image
+    wanted = suffix.lower()
+    if wanted not in PICTURE_SUFFIXES:
+        raise ConfigError(f"a picture cannot be written as {wanted}, only as {', '.join(SUFFIX.values())}")
+    return replace(image, format=wanted.removeprefix("."))
 
 
 def _check_output(width: int, height: int, most: int) -> None:

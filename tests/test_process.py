@@ -269,6 +269,14 @@ def test_the_original_is_not_overwritten_even_if_asked(home: Home, name: str) ->
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".mp4", ".v2"])
+def test_a_picture_becomes_a_picture(home: Home, suffix: str) -> None:
+    Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
+    finished = home.run("process", "a.png", "-o", f"x{suffix}")
+    assert finished.code == 1
+    assert f"a.png: a picture cannot be written as {suffix}, only as .png" in finished.err
+
+
 def test_the_same_command_again_finds_its_result(home: Home) -> None:
     Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
     assert home.run("process", "a.png").code == 0
