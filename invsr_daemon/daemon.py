@@ -25,6 +25,7 @@ from .config import Settings
 from .devices import choose_devices
 from .inbox import Arrival, Inbox, Watching
 from .intake import Intake, room_of, runner_job, thaw
+from .logs import counted
 from .model import hub
 from .notify import Notifier
 from .outbox import obstacle
@@ -175,9 +176,8 @@ class _Progress:
     def planned(self, plan: Plan) -> None:
         frames = [frames_of(task) for task in plan.tasks]
         waiting = {_index(task) for task in plan.waiting()}
-        log.info(
-            "%s: %d frames in %d chunks, %d to do", self._row.relative, sum(frames), len(frames), len(waiting)
-        )
+        whole = f"{counted(sum(frames), 'frame')} in {counted(len(frames), 'chunk')}"
+        log.info("%s: %s, %d to do", self._row.relative, whole, len(waiting))
         now = time.time()
         self._records.note(lambda store: store.planned(self._row.id, plan.output, frames, waiting, now))
 
@@ -423,7 +423,8 @@ class Daemon:
         now = time.time()
         await self._write(lambda store: store.finish(row.id, result.output, result.frames, note, now))
         seconds = now - (row.started or now)
-        log.info("%s -> %s (%d frames, %.1f s)", row.relative, result.output, result.frames, seconds)
+        frames = counted(result.frames, "frame")
+        log.info("%s -> %s (%s, %.1f s)", row.relative, result.output, frames, seconds)
         await self._tidy(row.id)
 
     async def _went_wrong(self, row: JobRow, error: InvsrError) -> None:

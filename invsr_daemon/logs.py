@@ -43,6 +43,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(number: int, what: str) -> str:
+    """1 frame, 2 frames."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
         return printable(super().formatMessage(record))

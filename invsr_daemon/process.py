@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .config import Settings, load
 from .devices import choose_devices
+from .logs import counted
 from .media.suffixes import FILM_SUFFIXES, PICTURE_SUFFIXES
 from .model import hub
 from .outbox import Manners
@@ -209,8 +210,7 @@ def _summary(path: Path, result: Result, seconds: float) -> str:
         if result.computed < result.frames
         else ""
     )
-    frames = "1 frame" if result.frames == 1 else f"{result.frames} frames"
-    return f"{path} -> {result.output} ({frames}{resumed}; {seconds:.1f} s)"
+    return f"{path} -> {result.output} ({counted(result.frames, 'frame')}{resumed}; {seconds:.1f} s)"
 
 
 class _Lines:
@@ -227,7 +227,8 @@ class _Lines:
     def planned(self, plan: Plan) -> None:
         self._begun[plan.key] = time.monotonic()
         self._frames[plan.key] = 0
-        self.say(f"{plan.job.source.name}: {plan.frames} frames in {len(plan.tasks)} chunks")
+        chunks = counted(len(plan.tasks), "chunk")
+        self.say(f"{plan.job.source.name}: {counted(plan.frames, 'frame')} in {chunks}")
 
     def progress(self, plan: Plan, frames: int) -> None:
         self._frames[plan.key] += frames
@@ -235,7 +236,8 @@ class _Lines:
         if now - self._said >= REPORT_SECONDS:
             self._said = now
             done, seconds = self._frames[plan.key], now - self._begun[plan.key]
-            self.say(f"{plan.job.source.name}: {done} of {plan.frames} frames after {seconds:.0f} s")
+            whole = counted(plan.frames, "frame")
+            self.say(f"{plan.job.source.name}: {done} of {whole} after {seconds:.0f} s")
 
     def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None:
         pass
