@@ -56,7 +56,7 @@ def _lay_aside(row: JobRow, settings: Settings) -> None:
     if settings.failures.note:
         _write_note(row, place)
     if place != row.source:
-        _remove(row.source)
+        _remove_original(row)
 
 
 def still_the_same(row: JobRow) -> bool:
@@ -76,7 +76,7 @@ def _dispose(row: JobRow, settings: Settings) -> None:
         return
     if after == "archive" and settings.originals.archive is not None:
         copy_to(row.source, settings.originals.archive.absolute() / row.relative)
-    _remove(row.source)
+    _remove_original(row)
 
 
 def copy_to(source: Path, target: Path) -> Path:
@@ -118,9 +118,13 @@ def _is_copy(source: Path, other: Path) -> bool:
     return alike and filecmp.cmp(source, other, shallow=False)
 
 
-def _remove(source: Path) -> None:
-    source.unlink()
-    sync(source.parent)
+def _remove_original(row: JobRow) -> None:
+    """Remove it, but not what took its place while it was copied, which may take long."""
+    if not still_the_same(row):
+        log.warning("%s: %s meanwhile: that is left alone", row.source, REPLACED)
+        return
+    row.source.unlink()
+    sync(row.source.parent)
 
 
 def _copy(source: Path, partial: Path) -> None:

@@ -112,6 +112,23 @@ def test_a_changed_original_is_left_alone(inbox: Path, tmp_path: Path, after: st
     assert contents(tmp_path) == {"inbox/film.mp4": b"another one, longer"}
 
 
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_what_arrives_under_the_name_during_a_long_copy_stays(
+    inbox: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    source, copy = source_in(inbox), shutil.copy2
+
+    def slow(*paths: Path) -> None:
+        copy(*paths)
+        (inbox / ".new").write_bytes(b"a newer film")
+        (inbox / ".new").rename(source)
+
+    monkeypatch.setattr(shutil, "copy2", slow)
+    tidy(row(source, state, **archiving(elsewhere), failures={"move_to": str(elsewhere), "note": False}), NOW)
+    assert contents(inbox) == {"film.mp4": b"a newer film"}
+    assert contents(elsewhere) == {"sub/film.mp4": b"the original"}
+
+
 def test_cut_off_between_link_and_unlink(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
     ended = row(source, "done", **archiving(tmp_path / "archive"))
