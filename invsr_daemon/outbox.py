@@ -138,7 +138,12 @@ def _taken(final: Path) -> OutputExistsError:
 
 def _dress(partial: Path, manners: Manners) -> None:
     if manners.owner is not None:
-        os.chown(partial, *manners.owner)
+        try:
+            os.chown(partial, *manners.owner)
+        except PermissionError as error:
+            raise OutputError(
+                "results.owner: this user may not give files to another (see docs/operations.md)"
+            ) from error
     if manners.mode is not None:
         partial.chmod(manners.mode)
 

@@ -160,6 +160,19 @@ def test_a_full_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cod
     assert os.listdir(tmp_path) == []
 
 
+def test_an_owner_that_may_not_be_set_is_not_blamed_on_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:  # root, as whom tests may run, is allowed it
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", forbidden)
+    with pytest.raises(OutputError, match=r"results\.owner") as caught:
+        give(tmp_path / "film.mp4", b"whole", owner=(0, 0))
+    assert not caught.value.retryable
+    assert os.listdir(tmp_path) == []
+
+
 def test_without_hard_links_a_taken_name_is_still_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
