@@ -23,9 +23,14 @@ Say = Callable[[str], None]
 
 @contextmanager
 def opened(state_dir: Path) -> Iterator[Store]:
-    """The daemon's store. Raises ConfigError if there is none: opening would make one."""
+    """The daemon's store. Raises ConfigError if there is none (opening would make one) or it is hidden."""
     path = state_dir / STORE_FILE
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        why = f"{error.strerror} (commands run as the daemon's user: sudo -u USER)"
+        raise ConfigError(f"state_dir: {state_dir} cannot be looked into: {why}") from error
+    if not there:
         raise ConfigError(f"no daemon has ever run on {state_dir}: give its -c FILE or --state-dir DIR")
     with Store.open(path) as store:
         yield store

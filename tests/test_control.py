@@ -64,6 +64,12 @@ def test_without_a_store_there_is_nothing_to_tell(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_state_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    """As one is that belongs to the service's user; root, as whom tests may run, sees that."""
+    with pytest.raises(ConfigError, match=r"cannot be looked into: File name too long .*daemon's user"):
+        control.show_status(tmp_path / ("x" * 300), print, as_json=False)
+
+
 def test_status_of_a_daemon_that_does_not_run(state: Path) -> None:
     said: list[str] = []
     control.show_status(state, said.append, as_json=False)
