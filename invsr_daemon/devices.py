@@ -15,21 +15,26 @@ from .records import ConfigError
 
 ACCELERATOR_NODES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 ASK_SECONDS = 120
+INSTEAD = "`invsr-daemon doctor` tells more, and `devices: cpu` does without"
 
 
 def find_devices() -> tuple[str, ...]:
     """Every CUDA device, or the CPU if there is none."""
     if not any(node.exists() for node in ACCELERATOR_NODES):
         return ("cpu",)
-    asked = subprocess.run(
-        [sys.executable, "-m", "invsr_daemon.worker", "--list-devices"],
-        capture_output=True,
-        text=True,
-        timeout=ASK_SECONDS,
-        check=False,
-    )
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-m", "invsr_daemon.worker", "--list-devices"],
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"devices: torch did not name any within {ASK_SECONDS} s; {INSTEAD}") from error
     if asked.returncode != 0:
-        raise ConfigError(f"torch cannot be asked for devices: {asked.stderr.strip().splitlines()[-1:]}")
+        words = asked.stderr.strip().rpartition("\n")[2] or f"exit code {asked.returncode}"
+        raise ConfigError(f"devices: torch cannot be asked for them: {words}; {INSTEAD}")
     return tuple(json.loads(asked.stdout)) or ("cpu",)
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
+from invsr_daemon import devices
 from invsr_daemon.devices import choose_devices
 from invsr_daemon.records import ConfigError
 
@@ -27,3 +31,25 @@ def test_a_device_for_every_worker(
 def test_what_is_no_device_is_refused(wanted: str) -> None:
     with pytest.raises(ConfigError, match="devices"):
         choose_devices(wanted, 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo first >&2; echo no driver >&2; exit 1", "cannot be asked for them: no driver;"),
+        ("exit 3", "cannot be asked for them: exit code 3;"),
+        ("exec sleep 600", "did not name any within"),
+    ],
+)
+def test_a_torch_that_breaks_or_hangs_is_told_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(devices, "ACCELERATOR_NODES", (Path("/dev/null"),))
+    monkeypatch.setattr(devices, "ASK_SECONDS", 600 if "exit" in script else 0.1)
+    with pytest.raises(ConfigError, match=said) as caught:
+        choose_devices("auto", 0)
+    assert "devices: cpu" in str(caught.value)
