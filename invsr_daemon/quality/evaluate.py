@@ -201,7 +201,7 @@ def evaluate_files(paths: Sequence[Path], options: Options, say: Callable[[str],
     with closing(samples):
         chosen = islice(samples, options.limit)
         report = evaluate(chosen, methods, optional_metrics(device), _recorded(options, settings), say)
-    _write(report, options)
+    write_files((options.json_file, report.as_json), (options.sheet_file, report.sheet))
     return report.table()
 
 
@@ -267,18 +267,23 @@ def _check(options: Options) -> None:
         raise ConfigError(
             f"--degradation must be one of {', '.join(DEGRADATIONS)}, not {options.degradation!r}"
         )
-    for name in ("limit", "crop", "frames"):
+    check_counts(options, "limit", "crop", "frames")
+    check_folders(options.json_file, options.sheet_file)
+
+
+def check_counts(options: object, *names: str) -> None:
+    """ConfigError if one of these options is given, and less than one."""
+    for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name} must be at least 1, not {value}")
-    for file in (options.json_file, options.sheet_file):
-        check_folder(file)
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
-def check_folder(file: Path | None) -> None:
+def check_folders(*files: Path | None) -> None:
     """ConfigError if there is no folder that a file which was asked for could be written to."""
-    if file is not None and not file.absolute().parent.is_dir():
-        raise ConfigError(f"{file} cannot be written: there is no folder {file.absolute().parent}")
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ConfigError(f"{file} cannot be written: there is no folder {file.absolute().parent}")
 
 
 def device_named(name: str) -> torch.device:
@@ -296,14 +301,14 @@ def _recorded(options: Options, settings: Settings) -> dict[str, Any]:
     return {**kept, "seed": settings.seed, "guidance_scale": guidance, "scale": SCALE, "border": BORDER}
 
 
-def _write(report: Report, options: Options) -> None:
-    for file, content in ((options.json_file, report.as_json), (options.sheet_file, report.sheet)):
+def write_files(*asked: tuple[Path | None, Callable[[], bytes]]) -> None:
+    """Each file that was asked for, with its content. Raises OutputError if that fails."""
+    for file, content in asked:
         if file is not None:
-            write_file(file, content())
+            _write(file, content())
 
 
-def write_file(file: Path, content: bytes) -> None:
-    """Raises OutputError if that fails."""
+def _write(file: Path, content: bytes) -> None:
     try:
         file.write_bytes(content)
     except OSError as error:

@@ -26,13 +26,14 @@ from .clips import Clip, Pixels, Step
 from .evaluate import (
     BORDER,
     DECIMALS,
-    check_folder,
+    check_counts,
+    check_folders,
     device_named,
     finite,
     mean,
     text_of,
     versions,
-    write_file,
+    write_files,
 )
 from .films import Filmed
 from .methods import SCALE
@@ -195,18 +196,7 @@ DIGITS = {**DECIMALS, "std": 3, "E_warp": 2, "change": 3, "beside motion": 3, "s
 
 
 def evaluate_films(paths: Sequence[Path], options: VideoOptions, say: Callable[[str], None]) -> str:
-    """Measure, write the files that were asked for, and return the table.
-
-    Args:
-        paths: photographs, to make films of, and films; files and folders.
-        options: see there.
-        say: is told, line by line, how far it is.
-
-    Raises:
-        ConfigError: an option is wrong, or there is nothing to measure.
-        InputError: a file cannot be read.
-        OutputError: a file cannot be written.
-    """
+    """`evaluate_files` for films, and photographs to make films of."""
     settings = load(options.config_file, {"seed": options.seed})
     _check(options)
     clips = open_clips(paths, options, settings)
@@ -214,9 +204,7 @@ def evaluate_films(paths: Sequence[Path], options: VideoOptions, say: Callable[[
     methods = open_video_methods(parse_video_methods(options.methods, settings), settings, device)
     films = tuple(watch(clip, methods, options.chunk_frames, say) for clip in clips)
     report = VideoReport(recorded(options, settings), methods, films)
-    for file, content in ((options.json_file, report.as_json), (options.plot_file, report.plot)):
-        if file is not None:
-            write_file(file, content())
+    write_files((options.json_file, report.as_json), (options.plot_file, report.plot))
     return report.table()
 
 
@@ -381,12 +369,8 @@ def parsed_size(text: str) -> tuple[int, int]:
 
 def _check(options: VideoOptions) -> None:
     """What would otherwise fail only after the work is done."""
-    for name in ("frames", "chunk_frames", "crop"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    for file in (options.json_file, options.plot_file):
-        check_folder(file)
+    check_counts(options, "frames", "chunk_frames", "crop")
+    check_folders(options.json_file, options.plot_file)
 
 
 def recorded(options: VideoOptions, settings: Settings) -> dict[str, Any]:

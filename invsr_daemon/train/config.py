@@ -9,9 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..records import ConfigError
+from ..timesteps import TRAINED_TIMESTEPS
 
 CONFIGS = Path(__file__).parent / "configs"
-TRAINED_TIMESTEPS = 1000
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

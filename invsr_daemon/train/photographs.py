@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..media.suffixes import PICTURE_SUFFIXES
 from ..records import ConfigError, InputError
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,9 @@ class Photographs:
         One smaller than all `longest_sides` has its own size. Sizes with a side below `smallest` are
         left out. Raises ConfigError if nothing fits, InputError if a file cannot be read.
         """
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_symlink())
+        paths = sorted(
+            p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and not p.is_symlink()
+        )
         if names:
             paths = [p for p in paths if any(name in p.as_posix() for name in names)]
         found = [Photograph(path, size) for path in paths for size in _sizes(path, longest_sides)]
