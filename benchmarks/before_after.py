@@ -17,7 +17,8 @@ from PIL import Image
 
 def frame(film: Path, index: int) -> Image.Image:
     with av.open(str(film)) as container:
-        return next(islice(container.decode(video=0), index, None)).to_image()
+        decoded = next(islice(container.decode(video=0), index, None))
+    return Image.fromarray(decoded.to_ndarray(format="rgb24"))
 
 
 def main() -> None:

@@ -20,11 +20,12 @@ import argparse
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -55,7 +56,8 @@ def dis(preset: int, **settings: int) -> Estimator:
         flow = cv2.DISOpticalFlow.create(preset)
         for name, value in settings.items():
             getattr(flow, f"set{name}")(value)
-        return np.asarray(flow.calc(grey(first), grey(second), None), np.float32)
+        # None: nothing to begin with.
+        return np.asarray(flow.calc(grey(first), grey(second), None), np.float32)  # type: ignore[call-overload]
 
     return estimate
 
@@ -98,8 +100,8 @@ def refined(one: Tensor, other: Tensor, flow: Tensor, block: int, reach: int) ->
     cost = torch.stack(costs).view(2 * reach + 1, 2 * reach + 1, height, width)
     cost = cost + 1e-3 * torch.tensor([[abs(a) + abs(b) for a in shifts] for b in shifts])[..., None, None]
     best = cost.flatten(0, 1).argmin(0)
-    down, across = best // (2 * reach + 1), best % (2 * reach + 1)
-    found = torch.stack([across + vertex(cost, down, across, 1), down + vertex(cost, down, across, 0)])
+    y, x = best // (2 * reach + 1), best % (2 * reach + 1)
+    found = torch.stack([x + vertex(cost, y, x, 1), y + vertex(cost, y, x, 0)])
     return flow + found[None] - reach
 
 
@@ -137,16 +139,17 @@ def codec_vectors(frames: Sequence[Pixels]) -> list[Vectors]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())
     file.seek(0)
-    with av.open(file) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.options = {"flags2": "+export_mvs"}
-        decoded = list(container.decode(stream))
+    with av.open(file, "r") as source:
+        video = source.streams.video[0]
+        video.codec_context.options = {"flags2": "+export_mvs"}
+        decoded = list(source.decode(video))
     return [blocks(frame, (height, width)) for frame in decoded[1:]]
 
 
 def blocks(frame: av.VideoFrame, size: tuple[int, int]) -> Vectors:
     flow = np.full((*size, 2), np.nan, np.float32)
-    exported = frame.side_data.get(Type.MOTION_VECTORS)
+    every = cast("Mapping[Type, Any]", frame.side_data)  # whose stub knows no types of side data
+    exported = every.get(Type.MOTION_VECTORS)
     for vector in exported.to_ndarray() if exported is not None else ():
         top, left = vector["dst_y"] - vector["h"] // 2, vector["dst_x"] - vector["w"] // 2
         place = np.s_[max(0, top) : top + vector["h"], max(0, left) : left + vector["w"]]
@@ -169,10 +172,11 @@ class Errors:
 def measured(forward: Vectors, backward: Vectors | None, truth: Flow) -> Errors:
     """Against the exact flow of the sharp frames, reduced."""
     vectors, valid, hidden = reduced(truth)
-    known = np.isfinite(forward).all(-1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(forward).all(-1))
     apart = np.linalg.norm(np.nan_to_num(forward) - vectors, axis=-1)
     trusted = known if backward is None else known & agreeing(forward, backward)
-    return Errors(apart[valid], trusted[valid], float((~trusted[hidden]).mean()) if hidden.any() else np.nan)
+    caught = float((~trusted[hidden]).mean()) if hidden.any() else np.nan
+    return Errors(apart[valid], trusted[valid], caught)
 
 
 def reduced(flow: Flow) -> tuple[Vectors, NDArray[np.bool_], NDArray[np.bool_]]:
@@ -255,7 +259,7 @@ def main() -> None:
         "block matching 7x7": block_matching(7),
         "block matching 11x11": block_matching(11),
     }
-    big = cv2.resize(studio.photograph(0), TIMED, interpolation=cv2.INTER_AREA)
+    big: Pixels = np.asarray(cv2.resize(studio.photograph(0), TIMED, interpolation=cv2.INTER_AREA), np.uint8)
     timed = (big, np.roll(big, (1, 2), (0, 1)))
     costs = {name: milliseconds(estimate, timed) for name, estimate in estimators.items()}
     codec = "codec vectors (x264)"

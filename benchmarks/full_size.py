@@ -19,6 +19,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from invsr_daemon.model.detail import Detail
 from invsr_daemon.model.hub import resolve
 from invsr_daemon.model.invsr import InvSR
 from invsr_daemon.model.loading import Parts, Prompt, load_parts
@@ -63,7 +64,7 @@ def full_size(scheduler: EulerDiscreteScheduler) -> InvSR:
         network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     prompt = Prompt(torch.randn(1, 77, 1024), torch.randn(1, 77, 1024))
     tiling = Tiling(tile=TILE, overlap=TILE // 2, multiple=16)
-    return InvSR(Parts(vae, unet, predictor, scheduler, prompt, tiling), CPU, torch.float32)
+    return InvSR(Parts(vae, unet, predictor, scheduler, prompt, tiling, Detail()), CPU, torch.float32)
 
 
 def parameters(parts: Parts) -> int:
