@@ -52,10 +52,6 @@ class Notifier:
         """Starting or stopping will take at most so long, counted from now, and longer if asked again."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
-    def errno(self, number: int) -> None:
-        """Why the service fails."""
-        self._send(f"ERRNO={number}")
-
     def _send(self, message: str) -> None:
         if self.address is None:
             return
@@ -66,10 +62,3 @@ class Notifier:
                 connection.sendto(message.encode(), address)
             except OSError as error:
                 log.warning("systemd cannot be told %s: %s", message.partition("\n")[0], error)
-
-
-def watchdog_seconds(environment: Mapping[str, str] = os.environ) -> float | None:
-    """How long systemd waits between two signs of life; None if it does not wait for this process."""
-    microseconds = int(environment.get("WATCHDOG_USEC", "0"))
-    addressed = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return microseconds / 1_000_000 if microseconds and addressed else None
