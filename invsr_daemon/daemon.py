@@ -236,6 +236,7 @@ class Daemon:
         self._blocked_until = 0.0
         self._given_up = False
         self._reload_wanted = False
+        self._unheard = True  # whether there may be wishes that were not looked at
         self._places = Places(self._folders.state)
 
     async def run(self) -> bool:
@@ -491,7 +492,6 @@ class Daemon:
     async def _watch_over(self, pool: Pool, inbox: Inbox, devices: tuple[str, ...]) -> None:
         """Wishes, disk space, status and signs of life, until stopped."""
         told = 0.0
-        await self._hear_wishes(anew=True)
         while not self._stopping.is_set():
             try:
                 await self._hear_wishes()
@@ -511,14 +511,17 @@ class Daemon:
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._stopping.wait()
 
-    async def _hear_wishes(self, *, anew: bool = False) -> None:
-        if not await self._records.call(Store.changed) and not anew:
+    async def _hear_wishes(self) -> None:
+        """Where the disk fails halfway, the next turn hears them."""
+        self._unheard = await self._records.call(Store.changed) or self._unheard
+        if not self._unheard:
             return
         self._on_request = await self._records.call(Store.paused_since)
         for job in await self._records.call(Store.cancel_wishes):
             work = self._jobs.get(job)
             if work is not None and not work.cancelling():
                 work.cancel()
+        self._unheard = False
         self._wake_all()
 
     def _not_as_before(self) -> str | None:
