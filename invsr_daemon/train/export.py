@@ -18,7 +18,7 @@ import torch
 from ..model.compact import CompactAutoencoder
 from ..model.hub import lock_as_it_is
 from ..model.loading import PROMPT_FILE, write_prompts
-from ..records import InvsrError
+from ..records import ConfigError, InvsrError
 from . import parts
 
 SETTINGS = "invsr.json"
@@ -31,11 +31,15 @@ COMPACT_SETTINGS = {
 
 
 def export(folders: Sequence[Path], out: Path) -> None:
-    """Write the model directory and its lock. Raises ConfigError if a part is nowhere, or ModelError."""
+    """Write the model directory and its lock, in place of a model that was there.
+
+    Raises ConfigError if a part is nowhere, or `out` holds something else; ModelError.
+    """
+    _check_replaceable(out, folders)
     networks: dict[str, Any] = {name: parts.network(folders, name, torch.float16) for name in ("vae", "unet")}
     networks["noise_predictor"] = parts.noise_predictor(folders, torch.float16)
     scheduler = parts.scheduler(folders)
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)  # of another model files would be left
     for name, network in networks.items():
         network.save_pretrained(out / name)
         _forget_origin(out / name / "config.json")
@@ -47,6 +51,14 @@ def export(folders: Sequence[Path], out: Path) -> None:
     if "cross_attention_dim" in networks["unet"].config:
         _copy_prompt(parts.holder(folders, *parts.PROMPTS), out)
     lock_as_it_is(out)
+
+
+def _check_replaceable(out: Path, folders: Sequence[Path]) -> None:
+    if any(out.resolve() == folder.resolve() for folder in folders):
+        raise ConfigError(f"--out {out} is one of the parts; choose another folder")
+    locked = out.with_name(f"{out.name}.lock.json").exists()
+    if out.exists() and not (out.is_dir() and (locked or not any(out.iterdir()))):
+        raise ConfigError(f"--out {out} holds something else than an exported model, and would be replaced")
 
 
 def _copy_prompt(folder: Path, out: Path) -> None:

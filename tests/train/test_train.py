@@ -396,6 +396,18 @@ def test_an_exported_model_is_small_whole_and_anonymous(base: Path, tmp_path: Pa
     assert InvSR.load(out).restore(torch.rand(1, 3, 8, 8)).shape == (1, 3, 32, 32)
     with pytest.raises(ConfigError, match="vae"):
         export([tmp_path], tmp_path / "nothing")
+    (out / "left").touch()
+    export([base], out)
+    assert not (out / "left").exists(), "an earlier one is replaced"
+
+
+def test_an_export_replaces_nothing_but_an_exported_model(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("of somebody")
+    with pytest.raises(ConfigError, match="something else"):
+        export([base], tmp_path)
+    assert (tmp_path / "kept").read_text() == "of somebody"
+    with pytest.raises(ConfigError, match="one of the parts"):
+        export([base], base)
 
 
 def test_between_two_models_there_is_a_model(base: Path, photographs: Photographs, tmp_path: Path) -> None:
