@@ -95,7 +95,7 @@ def retry(state_dir: Path, jobs: Sequence[int], say: Say, *, failed: bool) -> No
         raise ConfigError("retry: name jobs by their ids, or give --failed, not both")
     with opened(state_dir) as store:
         if failed:
-            say(f"{store.retry_failed(time.time())} jobs are queued again")
+            say(f"queued again: {logs.counted(store.retry_failed(time.time()), 'job')}")
 
         def again(job: int) -> str:
             store.retry(job, time.time())

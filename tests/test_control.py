@@ -134,7 +134,7 @@ def test_cancel_and_retry_without_a_daemon(state: Path) -> None:
         control.cancel(state, [1], said.append)
     control.retry(state, [4], said.append, failed=False)
     control.retry(state, [], said.append, failed=True)
-    assert said[2:] == ["job 4 is queued again", "1 jobs are queued again"]
+    assert said[2:] == ["job 4 is queued again", "queued again: 1 job"]
     assert states(state) == {1: "done", 2: "queued", 3: "running", 4: "queued"}
     for jobs, failed in (([], False), ([1], True)):
         with pytest.raises(ConfigError, match="not both"):
