@@ -395,6 +395,8 @@ def _average(window: Sequence[FilmFrame], place: int) -> Tensor:
             if motion is None:
                 break
             still = still & motion.still.to(own.device)
+            if not still.any():
+                break
             at += direction
             difference = window[at].unit() - own
             alike = still & _alike(difference, still)

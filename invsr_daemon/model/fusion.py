@@ -2,8 +2,8 @@
 
 A restorer sees every frame for itself, and what it makes of one and the same thing depends on how that
 happens to fall on the pixel grid. Each frame is therefore averaged with the one before and the one after
-(half its own weight each), both warped to it: what was invented differently each time goes, what all three
-show stays. Three frames are a finite memory: nothing depends on where a film's chunks begin.
+(a third of its own weight each), both warped to it: what was invented differently each time goes, what all
+three show stays. Three frames are a finite memory: nothing depends on where a film's chunks begin.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROWS = 256
 # from which on they do not.
 ALIKE, UNLIKE = 3 / 255, 12 / 255
 # Of a neighbour that shows the same, for one of the frame itself: more is steadier, and softer.
-SHARE = 0.5
+SHARE = 0.35
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ def test_a_higher_start_takes_no_less(a: int, b: int) -> None:
 @pytest.mark.parametrize(("start", "share"), [(50, 0.0), (100, 0.0), (150, 0.5), (200, 1.0), (250, 1.0)])
 def test_starts_and_their_shares(start: int, share: float) -> None:
     found = Detail(sharpen=2.0, grain=0.4).at(start)
-    assert (found.sharpen, found.grain, found.returned) == pytest.approx((2.0 * share, 0.4 * share, share))
+    assert (found.sharpen, found.grain, found.returned) == pytest.approx(
+        (2.0 * share, 0.4 * share, 1.5 * share)
+    )
     assert bool(found) == bool(share)
 
 
@@ -63,8 +65,8 @@ def test_what_was_averaged_away_comes_back_as_grain() -> None:
     flat = torch.full((1, 3, 64, 64), 0.4)
     removed = torch.zeros(1, 1, 64, 64)
     removed[..., 32:] = 0.02 * normal(1)[..., 32:]
-    grain = add_detail(flat.clone(), normal(), Detail(0.0, 0.3), removed) - flat
-    assert grain[..., 40:].std().item() == pytest.approx(0.02, rel=0.1)
+    grain = add_detail(flat.clone(), normal(), Detail(0.0, 0.3, returned=1.5), removed) - flat
+    assert grain[..., 40:].std().item() == pytest.approx(0.03, rel=0.1)
     assert grain[..., :24].abs().max() < 1e-3
     none = add_detail(flat.clone(), normal(), Detail(0.0, 0.3, returned=0.0), removed) - flat
     assert none.abs().max() < 1e-3

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invsr_daemon.model import fusion
-from invsr_daemon.model.fusion import ALIKE, UNLIKE, Box, Neighbour, agreement, fuse
+from invsr_daemon.model.fusion import ALIKE, SHARE, UNLIKE, Box, Neighbour, agreement, fuse
 
 HEIGHT, WIDTH, SCALE = 20, 24, 4
 WHOLE = Box(0, 0, HEIGHT, WIDTH)
@@ -30,10 +30,10 @@ def test_neighbours_that_show_the_same_change_nothing() -> None:
     assert torch.allclose(fuse(own, [same, same], WHOLE, SCALE), own, atol=1e-6)
 
 
-def test_half_of_what_is_fused_is_the_frame_s_own() -> None:
+def test_a_frame_s_own_weighs_most() -> None:
     pictures = [smooth(seed, HEIGHT * SCALE, WIDTH * SCALE) for seed in range(3)]
     others = [Neighbour(each, still(), torch.ones(HEIGHT, WIDTH)) for each in pictures[1:]]
-    expected = pictures[0] / 2 + (pictures[1] + pictures[2]) / 4
+    expected = (pictures[0] + SHARE * (pictures[1] + pictures[2])) / (1 + 2 * SHARE)
     assert torch.allclose(fuse(pictures[0], others, WHOLE, SCALE), expected, atol=1e-5)
 
 
