@@ -165,7 +165,7 @@ def _died_of_it(times: int, last: WorkerLostError) -> WorkersLostError:
 
 def _spare_the_original(plan: Plan) -> None:
     """Raise OutputExistsError if its result would take the input's own name, by whatever path."""
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # nothing is there; or more is wrong, which writing will tell
         if os.path.samestat(os.lstat(plan.output), os.lstat(plan.job.source)):
             raise OutputExistsError(f"{plan.output} is the original itself, which is never replaced")
 
