@@ -19,6 +19,7 @@ from invsr_daemon.records import (
     SeekPoint,
     StreamInfo,
     Task,
+    TemporalSettings,
     VideoInfo,
     VideoSettings,
     VideoTask,
@@ -42,6 +43,7 @@ MODELS = st.builds(
     seed=st.integers(0, 2**62),
     tile=st.none() | st.integers(16, 4096),
     guidance_scale=st.floats(1, 20),
+    temporal=st.builds(TemporalSettings, static_tolerance=st.floats(0, 255)),
 )
 INFOS = st.builds(
     VideoInfo,
