@@ -288,7 +288,7 @@ class FilmRestorer:
         own = picture_of(canvas, plan, pixels.shape[-2:])
         if neighbours := list(self._neighbours(window, place, plan)):
             fused = fuse(own, neighbours, _box(window, plan, pixels.shape[-2:]), SCALE)
-            removed = (own - fused).mean(0)[None, None]
+            removed = (own.mean(0) - fused.mean(0))[None, None]  # no third picture
             return self._model.finish(fused[None], pixels[None], plan, [noise], self._options, removed)[0]
         if self._finished is None or not self._finished.repeats(canvas, noise, pixels):
             result = self._model.finish(own.clone()[None], pixels[None], plan, [noise], self._options)[0]

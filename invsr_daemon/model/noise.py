@@ -103,7 +103,8 @@ class AnchorNoise:
         return self.canvas.tile(draw, plan, tile, channels)
 
     def grain(self, plan: TilePlan) -> Tensor:
-        grain, result = self.canvas.grain(plan), _no_grain(plan)
+        grain = self.canvas.grain(plan)
+        result = torch.empty_like(grain)
         for top in range(0, len(grain), ROWS):
             still = torch.zeros(2, min(ROWS, len(grain) - top), grain.shape[1])
             result[top : top + ROWS] = _read(grain, still, top)
@@ -148,7 +149,8 @@ class MovedNoise:
         return flat[:, before] * first + flat[:, after] * second
 
     def grain(self, plan: TilePlan) -> Tensor:
-        grain, result = self._canvas.grain(plan), _no_grain(plan)
+        grain = self._canvas.grain(plan)
+        result = torch.empty_like(grain)
         scale = len(grain) // plan.height
         before, after = self._before.padded(plan), self._after.padded(plan)
         for top in range(0, plan.height, ROWS // scale):
