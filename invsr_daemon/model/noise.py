@@ -142,9 +142,7 @@ class MovedNoise:
         thresholds = _thresholds(self._canvas.seed, height, width)
         before, seen_before = _sources(self._before, plan, thresholds)
         after, seen_after = _sources(self._after, plan, thresholds)
-        first, second = self._shares(seen_before, seen_after)
-        alike = (before == after) | ~(seen_before | seen_after)
-        first, second = torch.where(alike, 1.0, first), torch.where(alike, 0.0, second)
+        first, second = self._shares(seen_before, seen_after, before == after)
         flat = field.flatten(1)
         return flat[:, before] * first + flat[:, after] * second
 
@@ -169,23 +167,23 @@ class MovedNoise:
     ) -> Tensor:
         """Some rows (in LR pixels) of the grain; `before`, `after`: see `Trace.padded`."""
         seen_before, seen_after = (enlarged(seen[None], rows, scale)[0] > 0.5 for _, seen in (before, after))
-        first, second = self._shares(seen_before, seen_after)
         there = enlarged(before[0], rows, scale) * scale * seen_before
         here = enlarged(after[0], rows, scale) * scale * seen_after
         distance = (there - here).square().sum(0)
-        alike = (distance == 0) | ~(seen_before | seen_after)
-        first, second = torch.where(alike, 1.0, first), torch.where(alike, 0.0, second)
+        first, second = self._shares(seen_before, seen_after, distance == 0)
         # Two places near each other share some of their grain, and the sum has more variance.
         shared = torch.exp(-distance / GRAIN_REACH)
         total = (first.square() + second.square() + 2 * first * second * shared).sqrt_()
         top = rows.start * scale
         return (_read(grain, there, top) * first + _read(grain, here, top) * second) / total
 
-    def _shares(self, seen_before: Tensor, seen_after: Tensor) -> tuple[Tensor, Tensor]:
+    def _shares(self, seen_before: Tensor, seen_after: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the noise from before and from after; all of the first where both are one, or unseen."""
         angle = self._share * math.pi / 2
         first = torch.where(seen_after, math.cos(angle), 1.0) * seen_before
         second = torch.where(seen_before, math.sin(angle), 1.0) * seen_after
-        return first, second
+        alike = same | ~(seen_before | seen_after)
+        return torch.where(alike, 1.0, first), torch.where(alike, 0.0, second)
 
 
 def _read(grain: Tensor, displacement: Tensor, top: int) -> Tensor:
