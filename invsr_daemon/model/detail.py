@@ -31,7 +31,7 @@ class Detail:
 
     sharpen: float = 0.0
     grain: float = 0.0
-    returned: float = 1.5  # it is gone before it could be sharpened
+    returned: float = 1.25  # it is gone before it could be sharpened
     none: int = 100
     full: int = 200
 

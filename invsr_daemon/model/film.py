@@ -33,10 +33,9 @@ T = TypeVar("T")
 # Rectangles, the tiles in each, and its restored [3,4h,4w].
 Outputs = list[tuple[Tile, list[Tile], Tensor]]
 WINDOW = 5
-# How much two still pixels may differ (0..1) and yet show the same: at least, and of the noise.
-ALIKE_LEAST, NOISE_FACTOR = 0.25 / 255, 1.6
-# Noise is everywhere: how much differs at this share of the still pixels is noise, more may be slow motion.
-NOISE_QUANTILE = 0.25
+# Noise is what differs from one frame to the next at this share of the still pixels: it is everywhere, and no
+# greater between frames far apart. Slow motion is neither. Up to so many times as much, pixels show the same.
+NOISE_QUANTILE, NOISE_FACTOR = 0.25, 1.6
 
 
 @dataclass(frozen=True)
@@ -152,9 +151,10 @@ class FilmRestorer:
         as there are any. A frame that repeats the one before gives the very same tensor.
         """
         self._wanted = wanted
+        half = self._interval // 2
         averaged = (
-            _Averaged(window[place], _average(window, place))
-            for window, place in _windows(map(self._here, frames), self._interval // 2)
+            _Averaged(window[place], _average(window, place, half))
+            for window, place in _windows(map(self._here, frames), half + half // 3)
         )
         for window, place in _windows(self._moments(averaged), 1):
             if window[place].index in wanted:
@@ -382,37 +382,49 @@ class _Interval:
         return one if one is other else torch.lerp(one, other, share)
 
 
-def _average(window: Sequence[FilmFrame], place: int) -> Tensor:
-    """A frame [3,h,w] averaged, pixel by pixel, with those before and after it as long as nothing moves."""
+def _average(window: Sequence[FilmFrame], place: int, half: int) -> Tensor:
+    """A frame [3,h,w] averaged, pixel by pixel, with those before and after it as long as nothing moves.
+
+    With `half` of them on either side; where a shot begins or ends a third of those that lack is made up for
+    on the other side: so the first anchor differs from the second by as much as that from the third.
+    """
     own = window[place].unit()
     total = torch.zeros_like(own)
     count = torch.ones_like(own[:1])
-    for direction in (1, -1):
-        still = torch.ones_like(count, dtype=torch.bool)
-        at = place
-        while 0 <= at + direction < len(window):
-            motion = window[max(at, at + direction)].motion
-            if motion is None:
-                break
-            still = still & motion.still.to(own.device)
-            if not still.any():
-                break
-            at += direction
-            difference = window[at].unit() - own
-            alike = still & _alike(difference, still)
+    sides = [list(_around_in_shot(window, place, step)) for step in (1, -1)]
+    for near, far in (sides, sides[::-1]):
+        reach = half + max(0, half - len(far)) // 3
+        noise = None
+        for difference, still in _differences(own, near[:reach]):
+            amount = _around(difference.abs().mean(0, keepdim=True))
+            if noise is None:
+                noise = amount[still].sort().values[int(NOISE_QUANTILE * still.sum())]
+            alike = still & (amount <= NOISE_FACTOR * noise)
             total += difference * alike
             count += alike
     # Differences, so that equal frames give exactly themselves.
     return own + total / count
 
 
-def _alike(difference: Tensor, still: Tensor) -> Tensor:
-    """Bool [1,h,w]: where a difference [3,h,w] is no more than noise."""
-    amount = _around(difference.abs().mean(0, keepdim=True))
-    if not still.any():
-        return still
-    noise = amount[still].sort().values[int(NOISE_QUANTILE * still.sum())]
-    return amount <= ALIKE_LEAST + NOISE_FACTOR * noise
+def _around_in_shot(window: Sequence[FilmFrame], place: int, step: int) -> Iterator[tuple[FilmFrame, Motion]]:
+    """The frames after (step 1) or before (-1) one in its shot, each with the motion that leads to it."""
+    at = place
+    while 0 <= at + step < len(window):
+        motion = window[max(at, at + step)].motion
+        if motion is None:
+            return
+        at += step
+        yield window[at], motion
+
+
+def _differences(own: Tensor, others: Iterable[tuple[FilmFrame, Motion]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """From a frame [3,h,w] to those around it, and where nothing has moved on the way, bool [1,h,w]."""
+    still = torch.ones_like(own[:1], dtype=torch.bool)
+    for frame, motion in others:
+        still = still & motion.still.to(own.device)
+        if not still.any():
+            return
+        yield frame.unit() - own, still
 
 
 def _changes(frames: Sequence[_Averaged], tolerance: float) -> Tensor:

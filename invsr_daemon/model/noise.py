@@ -27,10 +27,11 @@ FRAMES_APART = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbouring fr
 SEEDS = 2**63
 CELL = 8  # pixels of the result below one of a latent, along a side
 # How much of its neighbours' mean a grain takes on. Single pixels look like a fault, not like texture.
-CLUMPS = 0.5
-# Grains so many squared pixels apart are alike by 1/e, between pixels.
-GRAIN_REACH = 1.25
-# By how much grain is read wider than it is drawn.
+# Reading between pixels makes neighbours more alike: a film's are less so to begin with.
+CLUMPS, FILM_CLUMPS = 0.5, 0.35
+# A film's grains so many squared pixels apart are alike by 1/e, between pixels.
+GRAIN_REACH = 1.06
+# By how much a film's grain is read wider than it is drawn.
 GRAIN_SPREAD = 1 / 16
 ROWS = 256
 
@@ -90,7 +91,11 @@ class CanvasNoise:
         return _field(self.seed, self.frame, draw, channels, plan.height // 2, plan.width // 2)
 
     def grain(self, plan: TilePlan) -> Tensor:
-        return _canvas_grain(self.seed, self.frame, plan.height // 2, plan.width // 2)
+        return self.drawn_grain(plan, CLUMPS)
+
+    def drawn_grain(self, plan: TilePlan, clumps: float) -> Tensor:
+        """`grain`, its neighbours alike by a share of their mean."""
+        return _canvas_grain(self.seed, self.frame, plan.height // 2, plan.width // 2, clumps)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class AnchorNoise:
         return self.canvas.tile(draw, plan, tile, channels)
 
     def grain(self, plan: TilePlan) -> Tensor:
-        grain = self.canvas.grain(plan)
+        grain = self.canvas.drawn_grain(plan, FILM_CLUMPS)
         result = torch.empty_like(grain)
         for top in range(0, len(grain), ROWS):
             still = torch.zeros(2, min(ROWS, len(grain) - top), grain.shape[1])
@@ -147,7 +152,7 @@ class MovedNoise:
         return flat[:, before] * first + flat[:, after] * second
 
     def grain(self, plan: TilePlan) -> Tensor:
-        grain = self._canvas.grain(plan)
+        grain = self._canvas.drawn_grain(plan, FILM_CLUMPS)
         result = torch.empty_like(grain)
         scale = len(grain) // plan.height
         before, after = self._before.padded(plan), self._after.padded(plan)
@@ -216,8 +221,8 @@ def _cubic_variance(place: Tensor) -> Tensor:
 
 
 def _likeness() -> tuple[float, float]:
-    """The correlation of grains one and two pixels apart along an axis: see `_clumped`."""
-    side, middle = CLUMPS / 3, 1 + CLUMPS / 3
+    """The correlation of a film's grains one and two pixels apart along an axis: see `_clumped`."""
+    side, middle = FILM_CLUMPS / 3, 1 + FILM_CLUMPS / 3
     variance = middle**2 + 2 * side**2
     return 2 * side * middle / variance, side**2 / variance
 
@@ -255,10 +260,10 @@ def _field(seed: int, frame: int, draw: Draw, channels: int, height: int, width:
 
 
 @lru_cache(maxsize=1)
-def _canvas_grain(seed: int, frame: int, height: int, width: int) -> Tensor:
+def _canvas_grain(seed: int, frame: int, height: int, width: int, clumps: float) -> Tensor:
     """For latents of a height and width."""
     white = _drawn(seed, frame, "grain", CELL**2, height, width)
-    return _clumped(functional.pixel_shuffle(white, CELL))[0]
+    return _clumped(functional.pixel_shuffle(white, CELL), clumps)[0]
 
 
 def _drawn(seed: int, frame: int, stream: str, *shape: int) -> Tensor:
@@ -266,18 +271,18 @@ def _drawn(seed: int, frame: int, stream: str, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(number))
 
 
-def _clumped(white: Tensor) -> Tensor:
+def _clumped(white: Tensor, clumps: float) -> Tensor:
     """White noise [1,H,W] with neighbours in rows and columns alike, of unit variance too; in place.
 
     Some rows at a time: pictures are large.
     """
     height = white.shape[-2]
     padded = functional.pad(white, (1,) * 4, mode="replicate")
-    variance = (1 + CLUMPS / 3) ** 2 + 2 * (CLUMPS / 3) ** 2
+    variance = (1 + clumps / 3) ** 2 + 2 * (clumps / 3) ** 2
     for top in range(0, height, ROWS):
         noise = padded[:, top : top + ROWS + 2]
-        noise = noise[..., 1:-1] + CLUMPS * functional.avg_pool2d(noise, (1, 3), stride=1)
-        noise = noise[:, 1:-1] + CLUMPS * functional.avg_pool2d(noise, (3, 1), stride=1)
+        noise = noise[..., 1:-1] + clumps * functional.avg_pool2d(noise, (1, 3), stride=1)
+        noise = noise[:, 1:-1] + clumps * functional.avg_pool2d(noise, (3, 1), stride=1)
         torch.div(noise, variance, out=white[:, top : top + ROWS])
     return white
 

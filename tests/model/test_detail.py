@@ -29,7 +29,7 @@ def test_a_higher_start_takes_no_less(a: int, b: int) -> None:
 
 @pytest.mark.parametrize(("start", "share"), [(50, 0.0), (100, 0.0), (150, 0.5), (200, 1.0), (250, 1.0)])
 def test_starts_and_their_shares(start: int, share: float) -> None:
-    found = Detail(sharpen=2.0, grain=0.4).at(start)
+    found = Detail(sharpen=2.0, grain=0.4, returned=1.5).at(start)
     assert (found.sharpen, found.grain, found.returned) == pytest.approx(
         (2.0 * share, 0.4 * share, 1.5 * share)
     )

@@ -143,12 +143,32 @@ def test_sensor_noise_is_averaged_away(model: InvSR) -> None:
 def test_equal_frames_average_to_exactly_themselves() -> None:
     shot = still_shot(7)
     for place in range(7):
-        assert torch.equal(film_module._average(shot, place), shot[0].unit())
+        assert torch.equal(film_module._average(shot, place, 6), shot[0].unit())
+
+
+@pytest.mark.parametrize(("place", "frames"), [(0, 9), (3, 11), (12, 13), (22, 11), (24, 9)])
+def test_as_many_frames_are_averaged_as_noise_asks(place: int, frames: int) -> None:
+    """Six on either side, and where the shot ends a third of those that lack there."""
+    shot = still_shot(25, noise=4)
+    clean = still_shot(1)[0].unit()
+    left = film_module._average(shot, place, 6) - clean
+    noise = shot[place].unit() - clean
+    assert (left.std() / noise.std()).item() == pytest.approx(frames**-0.5, rel=0.05)
+
+
+def test_slow_motion_is_not_noise() -> None:
+    """A picture that brightens by half a level with each frame, of which motion sees nothing."""
+    slow = [
+        FilmFrame(frame.index, (frame.unit() + 0.5 * frame.index / 255).clamp(0, 1), frame.motion)
+        for frame in still_shot(7)
+    ]
+    ends = [film_module._average(slow, place, 6) - slow[place].unit() for place in (0, 6)]
+    assert max(end.abs().max().item() for end in ends) * 255 < 0.3, "no further than the next frame"
 
 
 def test_what_moves_is_not_averaged() -> None:
     shot = pan(7)
-    assert torch.equal(film_module._average(shot, 3), shot[3].unit())
+    assert torch.equal(film_module._average(shot, 3, 6), shot[3].unit())
 
 
 @pytest.mark.parametrize("kind", ["pan", "noise", "cut", "object"])

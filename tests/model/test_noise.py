@@ -180,7 +180,7 @@ def test_grain_is_as_coarse_between_pixels_as_on_them(displacement: float) -> No
     """All over the picture: in no frame of a pan is it sharper than in others."""
     grain = MovedNoise(CanvasNoise(3), trace(displacement, 0), trace(0, 0), share=0.0).grain(FILM)
     alike = (grain[:, 1:] * grain[:, :-1]).mean().item()
-    assert alike == pytest.approx(0.45, abs=0.03)
+    assert alike == pytest.approx(0.4, abs=0.03)
 
 
 @pytest.mark.parametrize("height", [16, 160])
