@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -151,10 +152,13 @@ def _top(pixels: Pixels) -> int:
 
 @torch.inference_mode()
 def _quantised(restored: Tensor, top: int) -> Pixels:
-    """[3,H,W] in [0,1] -> [H,W,3]; rounded on the device: less crosses the bus."""
+    """[3,H,W] in [0,1] -> [H,W,3]; rounded on the device (less crosses the bus), a channel at a time."""
     kind = torch.uint8 if top == 255 else torch.int32
-    whole = restored.mul(top).add_(0.5).to(kind).permute(1, 2, 0).cpu().contiguous().numpy()
-    return whole if top == 255 else whole.astype(np.uint16)
+    whole = torch.empty(*restored.shape[1:], 3, dtype=kind, device=restored.device)
+    for number, channel in enumerate(restored):
+        whole[..., number] = channel.mul(top).add_(0.5)
+    pixels = whole.cpu().numpy()
+    return pixels if top == 255 else pixels.astype(np.uint16)
 
 
 def restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
@@ -195,12 +199,14 @@ def _frames(task: VideoTask) -> Iterator[FilmFrame]:
 
 
 def _arrays(restored: Iterable[Tensor], top: int) -> Iterator[Pixels]:
-    """Frames as arrays; a repeated one is converted once."""
-    last: tuple[Tensor, Pixels] | None = None
+    """Frames as arrays; a repeated one is converted once. None is held on to here: they are large."""
+    last: weakref.ref[Tensor] | None = None
+    pixels: Pixels | None = None
     for frame in restored:
-        if last is None or frame is not last[0]:
-            last = frame, _quantised(frame, top)
-        yield last[1]
+        if pixels is None or last is None or last() is not frame:
+            last, pixels = weakref.ref(frame), _quantised(frame, top)
+        del frame
+        yield pixels
 
 
 def restore_image(task: ImageTask, restorer: Restorer, progress: Progress) -> None:

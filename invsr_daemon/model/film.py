@@ -30,8 +30,6 @@ from .tiling import HALO, Blend, Block, Tile, TilePlan, cut, fine, gathered, mer
 from .traces import Motion, Trace
 
 T = TypeVar("T")
-# Rectangles, the tiles in each, and its restored [3,4h,4w].
-Outputs = list[tuple[Tile, list[Tile], Tensor]]
 WINDOW = 5
 # Noise is what differs from one frame to the next at this share of the still pixels: it is everywhere, and no
 # greater between frames far apart. Slow motion is neither. Up to so many times as much, pixels show the same.
@@ -142,7 +140,6 @@ class FilmRestorer:
         self._finished: _Finished | None = None
         self._wanted = range(0)
 
-    @torch.inference_mode()
     def restore(self, frames: Iterable[FilmFrame], wanted: range) -> Iterator[Tensor]:
         """The wanted frames (by index), each [3,H,W] float32 in [0,1] of the options' size.
 
@@ -151,7 +148,12 @@ class FilmRestorer:
         as there are any. A frame that repeats the one before gives the very same tensor.
         """
         self._wanted = wanted
-        half = self._interval // 2
+        results = self._results(frames)
+        # No generator, which would hold on to a result until the next one is there.
+        return iter(torch.inference_mode()(partial(next, results, None)), None)
+
+    def _results(self, frames: Iterable[FilmFrame]) -> Iterator[Tensor]:
+        half, wanted = self._interval // 2, self._wanted
         averaged = (
             _Averaged(window[place], _average(window, place, half))
             for window, place in _windows(map(self._here, frames), half + half // 3)
@@ -190,28 +192,35 @@ class FilmRestorer:
                 start = None
 
     def _anchor(self, averaged: _Averaged, before: _Moment | None) -> _Moment:
-        return _Moment(averaged, self._anchor_noise, lambda: self._at_anchor(averaged, before))
-
-    def _at_anchor(self, averaged: _Averaged, before: _Moment | None) -> Tensor:
-        """All of it, but what is exactly as it was at the anchor before."""
+        """What is exactly as it was at the anchor before is taken from there."""
         plan = self.plan(averaged)
-        ground = None
-        changed = set(range(len(plan.tiles)))
+        every = set(range(len(plan.tiles)))
+        changed = every
         if before is not None:
-            exactly = _touched((averaged.pixels != before.averaged.pixels).any(0), plan)
-            if not exactly:
+            changed = _touched((averaged.pixels != before.averaged.pixels).any(0), plan)
+        if before is None or changed == every:
+            return _Moment(averaged, self._anchor_noise, partial(self._at_anchor, averaged, every, None))
+
+        def compute() -> Tensor:
+            if not changed:
                 return before.canvas()
-            if before.computed:
-                ground, changed = before.canvas(), exactly
-        (outputs,) = self.restored([averaged], [self._anchor_noise], [changed], plan)
-        return self.blended(outputs, plan, ground)
+            if not before.computed:
+                return self._at_anchor(averaged, every, None)
+            return self._at_anchor(averaged, changed, before.canvas())
+
+        return _Moment(averaged, self._anchor_noise, compute)
+
+    def _at_anchor(self, averaged: _Averaged, chosen: Collection[int], ground: Tensor | None) -> Tensor:
+        plan = self.plan(averaged)
+        (blend,) = self.restored([averaged], [self._anchor_noise], [chosen], [ground], plan)
+        return blend.result()[0]
 
     def _between(self, start: _Moment, run: Sequence[_Averaged]) -> tuple[list[_Moment], _Moment]:
         """The moments after an anchor up to the next, and that one."""
         frames = [start.averaged, *run]
         end = self._anchor(run[-1], start)
         interval = _Interval(self, frames, self._noises(frames), start, end)
-        moments = interval.moments()
+        moments = interval.moments(start)
         for moment in (start, *moments, end):
             moment.changing |= interval.changing
         return moments, end
@@ -238,22 +247,23 @@ class FilmRestorer:
         frames: Sequence[_Averaged],
         noises: Sequence[NoiseSource],
         chosen: Sequence[Collection[int]],
+        grounds: Sequence[Tensor | None],
         plan: TilePlan,
-    ) -> list[Outputs]:
-        """For each frame its chosen tiles (by index), restored."""
+    ) -> list[Blend]:
+        """For each frame its chosen tiles (by index), restored, over the ground that stands for others."""
+        blends = [self._blend(plan, ground) for ground in grounds]
         padded = reflect_pad(torch.stack([averaged.pixels for averaged in frames]), plan)
         pieces = {
             Unit(number, whole): blocks
             for number, tiles in enumerate(chosen)
             for whole, blocks in self._pieces(plan, tiles)
         }
-        outputs: list[Outputs] = [[] for _ in frames]
         units = sorted(pieces, key=lambda unit: (unit.tile.height, unit.tile.width))
         for unit, output in self._model.sampled(padded, units, plan, noises, self._options):
             self._alive()
             for whole, inside in pieces[unit]:
-                outputs[unit.frame].append((whole, inside, cut(output, _within(whole, unit.tile), SCALE)))
-        return outputs
+                blends[unit.frame].add_block(0, whole, inside, cut(output, _within(whole, unit.tile), SCALE))
+        return blends
 
     def _pieces(self, plan: TilePlan, tiles: Collection[int]) -> list[tuple[Tile, list[Block]]]:
         """What the model is given for some tiles: each by itself if it is bound to its tile."""
@@ -263,14 +273,9 @@ class FilmRestorer:
         halo = -(-HALO // most.multiple) * most.multiple
         return gathered(plan, merged(plan, tiles, most.tile - 2 * halo), halo, most.tile)
 
-    def blended(self, outputs: Outputs, plan: TilePlan, ground: Tensor | None) -> Tensor:
-        """A canvas [3,4H,4W]: the tiles that there are, the ground in place of others."""
+    def _blend(self, plan: TilePlan, ground: Tensor | None) -> Blend:
         shape = (1, plan.height * SCALE, plan.width * SCALE)
-        below = None if ground is None else ground[None]
-        blend = Blend(shape, plan, SCALE, self._model.device, below)
-        for whole, inside, output in outputs:
-            blend.add_block(0, whole, inside, output)
-        return blend.result()[0]
+        return Blend(shape, plan, SCALE, self._model.device, None if ground is None else ground[None])
 
     def together(self, first: int) -> range:
         """The frames (by index) that are restored together with a frame."""
@@ -289,6 +294,7 @@ class FilmRestorer:
         if neighbours := list(self._neighbours(window, place, plan)):
             fused = fuse(own, neighbours, _box(window, plan, pixels.shape[-2:]), SCALE)
             removed = (own.mean(0) - fused.mean(0))[None, None]  # no third picture
+            self._finished = None
             return self._model.finish(fused[None], pixels[None], plan, [noise], self._options, removed)[0]
         if self._finished is None or not self._finished.repeats(canvas, noise, pixels):
             result = self._model.finish(own.clone()[None], pixels[None], plan, [noise], self._options)[0]
@@ -329,16 +335,16 @@ class _Interval:
         self._film = film
         self._frames = frames
         self._noises = noises
-        self._start = start
-        self._end = end
         self._plan = film.plan(frames[0])
-        self._outputs: dict[int, Outputs] = {}
+        self._blends: dict[int, Blend] = {}
         changes = _changes(frames, film.tolerance)
         self.changing = frozenset(_touched(changes, self._plan))
+        # What fades; nothing where all changes: anchors' canvases are large.
+        self._ends = None if len(self.changing) == len(self._plan.tiles) else (start, end)
 
-    def moments(self) -> list[_Moment]:
+    def moments(self, start: _Moment) -> list[_Moment]:
         """The moments between the anchors. Only a moment yet to be computed holds on to the one before it."""
-        moments = [self._start]
+        moments = [start]
         for place in range(1, len(self._frames) - 1):
             compute = partial(self._canvas, place, moments[-1])
             moments.append(_Moment(self._frames[place], self._noises[place], compute))
@@ -349,37 +355,40 @@ class _Interval:
         touched = self._touched(place)
         if not touched:
             return previous.canvas()
-        every = len(self.changing) == len(self._plan.tiles)
-        ground = None if every else self._faded(place / (len(self._frames) - 1))
         if not self.changing:
-            assert ground is not None
-            return ground
-        kept = [
-            (whole, inside, cut(previous.canvas(), whole, SCALE))
-            for whole, inside in merged(self._plan, self.changing - touched, self._plan.width)
-        ]
-        return self._film.blended([*kept, *self._restored(place)], self._plan, ground)
+            faded = self._faded(place)
+            assert faded is not None
+            return faded
+        blend = self._restored(place)
+        for whole, inside in merged(self._plan, self.changing - touched, self._plan.width):
+            blend.add_block(0, whole, inside, cut(previous.canvas(), whole, SCALE))
+        return blend.result()[0]
 
-    def _restored(self, place: int) -> Outputs:
-        if place not in self._outputs:
+    def _restored(self, place: int) -> Blend:
+        if place not in self._blends:
             first = self._frames[place].frame.index
             places = [place + number - first for number in self._film.together(first)]
-            places = [each for each in places if each < len(self._frames) - 1]
-            chosen = [self.changing & self._touched(each) for each in places]
-            some = [self._frames[each] for each in places]
-            noises = [self._noises[each] for each in places]
-            outputs = self._film.restored(some, noises, chosen, self._plan)
-            self._outputs.update(zip(places, outputs, strict=True))
-        return self._outputs.pop(place)
+            places = [each for each in places if each < len(self._frames) - 1 and self._touched(each)]
+            blends = self._film.restored(
+                [self._frames[each] for each in places],
+                [self._noises[each] for each in places],
+                [self.changing & self._touched(each) for each in places],
+                [self._faded(each) for each in places],
+                self._plan,
+            )
+            self._blends.update(zip(places, blends, strict=True))
+        return self._blends.pop(place)
 
     def _touched(self, place: int) -> set[int]:
         """The tiles in which a frame does not repeat the pixels of the one before."""
         one, other = (self._frames[each].frame.pixels for each in (place - 1, place))
         return _touched((one != other).any(0), self._plan)
 
-    def _faded(self, share: float) -> Tensor:
-        one, other = self._start.canvas(), self._end.canvas()
-        return one if one is other else torch.lerp(one, other, share)
+    def _faded(self, place: int) -> Tensor | None:
+        if self._ends is None:
+            return None
+        one, other = (end.canvas() for end in self._ends)
+        return one if one is other else torch.lerp(one, other, place / (len(self._frames) - 1))
 
 
 def _average(window: Sequence[FilmFrame], place: int, half: int) -> Tensor:

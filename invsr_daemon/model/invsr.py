@@ -195,9 +195,12 @@ class InvSR:
         """
         amount = self._parts.detail.at(options.timesteps[0])
         if amount:
-            grain = torch.stack([noise.grain(plan) for noise in noises])[:, None]
-            grain = picture_of(grain, plan, frames.shape[-2:]).to(restored.device)
-            detail.add_detail(restored, grain, amount, removed).clamp_(0, 1)
+            for number, noise in enumerate(noises):
+                grain = picture_of(noise.grain(plan), plan, frames.shape[-2:]).to(restored.device)
+                part = slice(number, number + 1)
+                lost = None if removed is None else removed[part]
+                detail.add_detail(restored[part], grain[None, None], amount, lost)
+            restored.clamp_(0, 1)
         if options.color_fix != "none":
             _fix_color(restored, frames.to(restored.device), options.color_fix)
         return _resized(restored, options.size).clamp_(0, 1)

@@ -135,21 +135,25 @@ class MovedNoise:
         self._before = before
         self._after = after
         self._share = share
-        self._fields: dict[Draw, Tensor] = {}
+        self._cells: tuple[Tensor, ...] = ()
 
     def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        if draw not in self._fields:
-            self._fields[draw] = self._faded(self._canvas.field(draw, plan, channels), plan)
-        return _cut(self._fields[draw], tile)
-
-    def _faded(self, field: Tensor, plan: TilePlan) -> Tensor:
-        height, width = field.shape[-2:]
-        thresholds = _thresholds(self._canvas.seed, height, width)
-        before, seen_before = _sources(self._before, plan, thresholds)
-        after, seen_after = _sources(self._after, plan, thresholds)
-        first, second = self._shares(seen_before, seen_after, before == after)
+        field = self._canvas.field(draw, plan, channels)
+        if not self._cells:
+            self._cells = self._found(plan, *field.shape[-2:])
+        before, after, first, second = (_cut(each, tile) for each in self._cells)
         flat = field.flatten(1)
         return flat[:, before] * first + flat[:, after] * second
+
+    def _found(self, plan: TilePlan, rows: int, columns: int) -> tuple[Tensor, ...]:
+        """For every cell: the indices of those its noise comes from, before and after, and their shares.
+
+        Kept, since each of several tiles asks; the noise itself would be many times as large.
+        """
+        thresholds = _thresholds(self._canvas.seed, rows, columns)
+        before, seen_before = _sources(self._before, plan, thresholds)
+        after, seen_after = _sources(self._after, plan, thresholds)
+        return before, after, *self._shares(seen_before, seen_after, before == after)
 
     def grain(self, plan: TilePlan) -> Tensor:
         grain = self._canvas.drawn_grain(plan, FILM_CLUMPS)
@@ -239,7 +243,7 @@ def _sources(trace: Trace, plan: TilePlan, thresholds: Tensor) -> tuple[Tensor, 
     inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
     seen = seen & inside
     own = torch.arange(rows * columns).view(rows, columns)
-    return torch.where(seen, y * columns + x, own), seen
+    return torch.where(seen, y * columns + x, own).int(), seen
 
 
 @lru_cache(maxsize=4)
@@ -250,8 +254,9 @@ def _thresholds(seed: int, rows: int, columns: int) -> Tensor:
 
 
 def _cut(field: Tensor, tile: Tile) -> Tensor:
+    """A tile's part of [...,rows,columns]."""
     top, left = tile.top // 2, tile.left // 2
-    return field[:, top : top + tile.height // 2, left : left + tile.width // 2]
+    return field[..., top : top + tile.height // 2, left : left + tile.width // 2]
 
 
 @lru_cache(maxsize=4)

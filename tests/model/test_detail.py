@@ -59,6 +59,9 @@ def test_a_hard_edge_takes_less_grain_than_texture() -> None:
         add_detail(each.repeat(1, 3, 1, 1), normal(), Detail(0.0, 0.3)) - each for each in (texture, edge)
     )
     assert on_edge[..., 30:34].std() < 0.5 * on_texture.std()
+    removed = 0.02 * normal(2)
+    returned = add_detail(edge.repeat(1, 3, 1, 1), normal(), Detail(0.0, 0.0, returned=1.0), removed) - edge
+    assert returned[..., 30:34].std() < 0.1 * returned[..., :24].std()
 
 
 def test_what_was_averaged_away_comes_back_as_grain() -> None:
