@@ -12,7 +12,10 @@ import json
 import logging
 import os
 import shutil
+import stat
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -22,13 +25,15 @@ from .config import Settings
 from .durable import sync
 from .intake import manners, thaw
 from .model import hub
-from .outbox import Manners, clear, explained, publish
-from .records import Identity, InvsrError
+from .outbox import Collision, Manners, clear, explained, publish
+from .records import Identity, InvsrError, OutputExistsError
 from .store import JobRow
 
 log = logging.getLogger(__name__)
 
 NOTE_SUFFIX = ".error.txt"
+SIDECAR_SUFFIX = ".json"
+LARGEST_OF_OURS = 2**20  # bytes of a note or sidecar: a larger file is none
 REPLACED = "another file took its place"
 GONE = "it is no longer there"
 
@@ -141,7 +146,7 @@ def _write_note(row: JobRow, place: Path) -> None:
     if place != row.source:
         again = f"once it is back at {row.source}, {again}"
     lines = [
-        _heading(row.source),
+        _heading(place),
         "",
         f"{row.reason}",
         "",
@@ -149,18 +154,24 @@ def _write_note(row: JobRow, place: Path) -> None:
         f"more; {again}. A changed file is taken up by itself.",
         "",
     ]
-    _put(_note_of(place), "\n".join(lines).encode(errors="surrogateescape"), Manners("overwrite"))
+    _put(_note_of(place), "\n".join(lines).encode(errors="surrogateescape"), Manners(), _is_note)
 
 
-def _heading(source: Path) -> str:
-    return f"{source.name} could not be restored."
+def _heading(place: Path) -> str:
+    return f"{place.name} could not be restored."
+
+
+def _is_note(path: Path) -> bool:
+    """Whether a file is one that this program wrote about the one beside it."""
+    about = path.with_name(path.name.removesuffix(NOTE_SUFFIX))
+    return _content(path).startswith(os.fsencode(_heading(about)))
 
 
 def _remove_note(source: Path) -> None:
     """What an earlier attempt left beside it, now that one has succeeded."""
-    with suppress(OSError):
-        note = _note_of(source)
-        if note.read_bytes().startswith(os.fsencode(_heading(source))):
+    note = _note_of(source)
+    if _is_note(note):
+        with suppress(OSError):
             note.unlink()
 
 
@@ -183,13 +194,35 @@ def _write_sidecar(row: JobRow, settings: Settings, output: Path) -> None:
         "version": __version__,
     }
     content = json.dumps(described, indent=2).encode() + b"\n"
-    own = manners(settings)
-    _put(output.with_name(output.name + ".json"), content, Manners("overwrite", own.mode, own.owner))
+    _put(output.with_name(output.name + SIDECAR_SUFFIX), content, manners(settings), _is_sidecar)
 
 
-def _put(path: Path, content: bytes, how: Manners) -> None:
+def _is_sidecar(path: Path) -> bool:
+    """Whether a file is one that this program wrote about the result beside it."""
+    try:
+        told = json.loads(_content(path))
+        return bool(told["result"]["path"] == path.name.removesuffix(SIDECAR_SUFFIX) and told["job"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds that may be a note or a sidecar; nothing for any other."""
+    with suppress(OSError):
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_OF_OURS:  # a FIFO would be waited for
+            return path.read_bytes()
+    return b""
+
+
+def _put(path: Path, content: bytes, how: Manners, is_ours: Callable[[Path], bool]) -> None:
+    """Write a file beside another one. An earlier one of ours is replaced, anything else left alone."""
     key = hashlib.sha256(os.fsencode(path)).hexdigest()
-    publish(path, key, how, lambda partial: _fill(partial, content))
+    collision: Collision = "overwrite" if is_ours(path) else "fail"
+    try:
+        publish(path, key, replace(how, collision=collision), lambda partial: _fill(partial, content))
+    except OutputExistsError:
+        log.warning("%s is not written: another file has that name", path)
 
 
 def _fill(partial: Path, content: bytes) -> None:

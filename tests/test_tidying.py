@@ -194,7 +194,7 @@ def test_cut_off_while_it_is_laid_aside(inbox: Path, tmp_path: Path, noted: bool
     folder.mkdir(parents=True)
     os.link(source, folder / "film.mp4")
     if noted:
-        (folder / "film.mp4.error.txt").write_text("half")
+        (folder / "film.mp4.error.txt").write_text("film.mp4 could not be restored.\n\nearlier\n")
     tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}), NOW)
     assert contents(tmp_path).keys() == {"failed/sub/film.mp4", "failed/sub/film.mp4.error.txt"}
     assert "it is no film" in (folder / "film.mp4.error.txt").read_text()
@@ -238,6 +238,44 @@ def test_a_sidecar_tells_what_was_done(inbox: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
     tidy(ended, NOW)  # again, after a crash: the original is gone by now
     assert contents(tmp_path) == {"outbox/film.mp4.json": before}
+
+
+def foreign(name: str, path: Path) -> None:
+    """Something that a note or sidecar must not replace, as its name says."""
+    if name == "fifo":
+        os.mkfifo(path)
+    elif name == "link":
+        path.symlink_to("nowhere")
+    else:
+        path.write_text(name)
+
+
+FOREIGN = ["my own notes", '{"mine": true}', '{"result": "mine"}', "[1]", "[" * 10**5, "fifo", "link"]
+
+
+@pytest.mark.parametrize("what", FOREIGN, ids=lambda what: what[:20])
+def test_what_has_a_sidecars_or_a_notes_name_is_left_alone(
+    inbox: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    (tmp_path / "outbox").mkdir()
+    sidecar, note = tmp_path / "outbox" / "film.mp4.json", inbox / "film.mp4.error.txt"
+    for path in (sidecar, note):
+        foreign(what, path)
+    before = [path.lstat() for path in (sidecar, note)]
+    source = source_in(inbox)
+    for ended in (row(source, "failed"), row(source, "done", results={"sidecar": True})):
+        assert tidied(ended, NOW) is None
+    assert [path.lstat() for path in (sidecar, note)] == before
+    assert "film.mp4.json is not written: another file has that name" in caplog.text
+    assert "film.mp4.error.txt is not written: another file has that name" in caplog.text
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_an_earlier_results_sidecar_is_replaced(inbox: Path, tmp_path: Path) -> None:
+    ended = row(source_in(inbox), "done", results={"sidecar": True})
+    tidy(ended, NOW)
+    tidy(dataclasses.replace(ended, id=5), NOW)
+    assert json.loads((tmp_path / "outbox" / "film.mp4.json").read_text())["job"] == 5
 
 
 def test_no_sidecar_for_another_original(inbox: Path, tmp_path: Path) -> None:
