@@ -13,7 +13,6 @@ its first byte. Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -29,7 +28,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from .. import __version__
-from ..durable import sync, sync_rename
+from ..durable import DISK_FULL, sync, sync_rename
 from ..records import ModelError, ModelUnreachableError, ResourceError
 
 Report = Callable[[str], None]
@@ -49,7 +48,6 @@ LOCK_FORMAT = 1
 TIMEOUT_SECONDS = 20.0  # to connect, and between two pieces of a file
 RETRY_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds; counted anew whenever something was received
 BUSY = (408, 425, 429, 500, 502, 503, 504)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK = 1 << 20
 PROGRESS_STEP = 256 << 20
 LONGEST_REASON = 600
