@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import count
@@ -179,7 +179,8 @@ class Child:
 
 def _kill(process: _Process) -> None:
     if process.handle.returncode is None:
-        os.killpg(process.handle.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended, and asyncio has not heard of it yet
+            os.killpg(process.handle.pid, signal.SIGKILL)
 
 
 def _raised(event: dict[str, Any]) -> InvsrError:

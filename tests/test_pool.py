@@ -1,0 +1,49 @@
+"""A process that answers requests, from the parent's side: real ones, which die at awkward moments."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from invsr_daemon.plans import Check, dump_request
+from invsr_daemon.pool import MediaProcess
+
+
+@asynccontextmanager
+async def begun() -> AsyncIterator[MediaProcess]:
+    """A process that has answered once, and waits for more."""
+    child = MediaProcess(None)
+    try:
+        await answer(child)
+        yield child
+    finally:
+        await child.stop()
+
+
+async def answer(child: MediaProcess) -> None:
+    assert await child.ask(dump_request(Check(())), lambda frames: None) == []
+
+
+def kill(child: MediaProcess) -> Path:
+    """Kill its process; what is there for as long as that was not waited for."""
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    return Path(f"/proc/{child.pid}")
+
+
+def test_one_that_died_a_moment_ago_can_be_killed() -> None:
+    async def kill_the_dead() -> None:
+        async with begun() as child:
+            there = kill(child)
+            deadline = time.monotonic() + 1
+            while there.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)  # the event loop must not hear of it
+            await child.kill()
+            await answer(child)
+
+    asyncio.run(kill_the_dead())
