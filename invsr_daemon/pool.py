@@ -77,7 +77,7 @@ class Child:
     async def ask(self, line: str, progress: Progress) -> Any:
         """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls."""
         self._context = copy_context()  # what it says from now on is about this job
-        process = self._process = self._process or await self._started()
+        process = await self._living()
         try:
             process.stdin.write(line.encode())
             await self._unless_stalled(process, process.stdin.drain)
@@ -116,6 +116,14 @@ class Child:
         if self._process is not None:
             _kill(self._process)
             await self._lost(self._process)
+
+    async def _living(self) -> _Process:
+        """The process; a new one if it died between two requests, which is the fault of neither."""
+        if self._process is not None and self._process.handle.returncode is not None:
+            log.warning("%s with nothing to do: a new one is started", await self._lost(self._process))
+        if self._process is None:
+            self._process = await self._started()
+        return self._process
 
     async def _started(self) -> _Process:
         handle = await asyncio.create_subprocess_exec(

@@ -10,8 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from invsr_daemon.plans import Check, dump_request
 from invsr_daemon.pool import MediaProcess
+from invsr_daemon.records import WorkerLostError
+
+DYING_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -34,6 +39,30 @@ def kill(child: MediaProcess) -> Path:
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     return Path(f"/proc/{child.pid}")
+
+
+def test_one_that_died_with_nothing_to_do_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async def die_between_requests() -> None:
+        async with begun() as child:
+            there = kill(child)
+            async with asyncio.timeout(DYING_SECONDS):
+                while there.exists():
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # asyncio hears of it in its next turn
+            await answer(child)
+
+    asyncio.run(die_between_requests())
+    assert "the media process was killed by SIGKILL with nothing to do: a new one is started" in caplog.text
+
+
+def test_one_that_dies_of_a_request_is_told_of() -> None:
+    async def die_of_a_request() -> None:
+        async with begun() as child:
+            kill(child)
+            await answer(child)  # asyncio has not heard of the death yet
+
+    with pytest.raises(WorkerLostError, match="the media process was killed by SIGKILL"):
+        asyncio.run(die_of_a_request())
 
 
 def test_one_that_died_a_moment_ago_can_be_killed() -> None:
