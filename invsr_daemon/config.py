@@ -19,6 +19,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -50,6 +53,27 @@ SHARED = frozenset(
 SHARED_LIMITS = frozenset({"cpu_threads", "stall_seconds", "min_free_space", "drain_seconds"})
 
 
+# What to say instead of pydantic's words for Python's types.
+SAID = {
+    "tuple_type": "Input should be a list, such as [a, b]",
+    "path_type": "Input should be a path",
+    "dict_type": "Input should be names with values",
+    "model_type": "Input should be names with values",
+}
+
+
+def _else(said: str) -> WrapValidator:
+    """One message for whatever fits no member of a union, in place of each member's own under its type."""
+
+    def check(given: Any, validated: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validated(given)
+        except ValidationError as error:
+            raise ValueError(said) from error
+
+    return WrapValidator(check)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +93,7 @@ class VideoSection(_Section):
     pixel_format: str = "auto"
     container: Literal["auto", "mp4", "mov", "mkv", "nut"] = "auto"
     encoder_threads: int = Field(2, ge=1, le=64)
-    options: dict[str, str | int | float] = {}
+    options: dict[str, Annotated[str | int | float, _else("Input should be a text or a number")]] = {}
     chunk_frames: int = Field(48, ge=8, le=100_000)
 
 
@@ -195,7 +219,9 @@ class Settings(_Section):
     presets: dict[str, dict[str, Any]] = {}
     state_dir: Path = Field(default_factory=default_state_dir)
     models_dir: Path | None = None
-    devices: str | tuple[str, ...] = "auto"
+    devices: Annotated[
+        str | tuple[str, ...], _else("Input should be auto, cpu, cpu:N, cuda or cuda:N, or a list of those")
+    ] = "auto"
     workers: int = Field(0, ge=0, le=64)
     model: str = "default"
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
@@ -225,13 +251,14 @@ class Settings(_Section):
             return presets or {}
         return {name: {} if given is None else given for name, given in presets.items()}
 
-    @model_validator(mode="after")
-    def _one_schedule(self) -> Self:
-        if self.steps is not None and self.timesteps is not None:
-            raise ValueError("steps and timesteps exclude each other: give one")
-        if self.timesteps is not None:
-            check_timesteps(self.timesteps)
-        return self
+    @field_validator("timesteps")
+    @classmethod
+    def _one_schedule(cls, timesteps: tuple[int, ...] | None, others: ValidationInfo) -> Any:
+        if timesteps is not None:
+            if others.data.get("steps") is not None:
+                raise ValueError("steps and timesteps exclude each other: give one")
+            check_timesteps(timesteps)
+        return timesteps
 
     def for_preset(self, name: str | None) -> Settings:
         """These settings with a preset's on top; these themselves for a name that no preset has.
@@ -400,12 +427,14 @@ def _override(given: dict[str, Any], name: str, value: object) -> None:
 
 
 def _explained(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"]) or "settings"
-    message = error["msg"].removeprefix("Value error, ")
+    location, said = error["loc"], SAID.get(error["type"], error["msg"])
+    if location[-1:] == ("[key]",):
+        location, said = location[:-1], "Input should be a text: write it in quotes"
+    path = ".".join(map(str, location)) or "settings"
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(error["loc"][-1]), _names_beside(error["loc"]), n=1)
         return f"{path}: there is no such setting" + (f"; did you mean {close[0]!r}?" if close else "")
-    return f"{path}: {message}"
+    return f"{path}: {said.removeprefix('Value error, ')}"
 
 
 def _names_beside(location: tuple[int | str, ...]) -> list[str]:

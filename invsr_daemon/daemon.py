@@ -68,8 +68,9 @@ class Folders:
     def of(cls, settings: Settings) -> Folders:
         """Raises ConfigError if one is missing, or they lie in each other where they must not."""
         if settings.inbox is None or settings.outbox is None:
-            missing = "inbox" if settings.inbox is None else "outbox"
-            raise ConfigError(f"{missing}: a folder is needed (in config.yaml, or --{missing} DIR)")
+            missing = [name for name in ("inbox", "outbox") if getattr(settings, name) is None]
+            needed = (f"{name}: a folder is needed (in config.yaml, or --{name} DIR)" for name in missing)
+            raise ConfigError("; ".join(needed))
         found = cls(settings.inbox.resolve(), settings.outbox.resolve(), settings.state_dir.resolve())
         others = {found.outbox: "outbox", found.state: "state_dir", **settings.put_away()}
         for folder, name in others.items():

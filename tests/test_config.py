@@ -104,7 +104,7 @@ def test_a_section_without_anything_in_it_means_its_defaults(tmp_path: Path) -> 
     path.write_text("presets:\n")
     assert load(path, {}).presets == {}
     path.write_text("hub: 5\n")
-    with pytest.raises(ConfigError, match="hub: Input should be a valid dictionary"):
+    with pytest.raises(ConfigError, match="hub: Input should be names with values"):
         load(path, {"hub.endpoint": "http://here"})
 
 
@@ -113,13 +113,28 @@ def test_a_section_without_anything_in_it_means_its_defaults(tmp_path: Path) -> 
     [
         ("results: {mode: 0640}", 'results.mode: write it in quotes, such as "0640"'),
         ("results: {mode: 640}", 'results.mode: write it in quotes, such as "0640"'),
-        ("devices: 3", "devices"),
+        ("devices: 3", ": devices: Input should be auto, cpu, cpu:N, cuda or cuda:N, or a list of those"),
+        ("devices: [cpu, 3]", ": devices: Input should be auto"),
+        ("video: {options: {a: [1]}}", ": video.options.a: Input should be a text or a number"),
+        ("watch: {ignore: '*.x'}", ": watch.ignore: Input should be a list"),
+        ("inbox: 3", ": inbox: Input should be a path"),
+        ("presets: {5: {}}", ": presets.5: Input should be a text: write it in quotes"),
+        ("presets: {a: {devices: 3}}", ": presets.a.devices: it holds for the whole daemon"),
+        ("presets: {a: {video: {options: {b: [1]}}}}", ": presets.a.video.options.b: Input should be a text"),
     ],
 )
 def test_errors_say_what_to_write(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        load(path, {})
+    assert "; " not in str(caught.value), "one mistake is told once"
+
+
+def test_two_schedules_are_told_beside_other_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("{steps: 3, timesteps: [100], scale: 9}")
+    with pytest.raises(ConfigError, match=r"timesteps: .* exclude each other.*; scale: "):
         load(path, {})
 
 

@@ -606,6 +606,7 @@ def test_a_film_that_media_processes_hang_over_fails_alone(site: Site) -> None:
         ({"failures": {"move_to": "inbox"}}, "must not lie in failures.move_to"),
         ({"presets": {"a": {"originals": {"after": "archive", "archive": "."}}}}, "presets.a.originals"),
         ({"inbox": None}, "inbox: a folder is needed"),
+        ({"inbox": None, "outbox": None}, "--inbox DIR); outbox: a folder is needed"),
         ({"model": "no-such-model"}, "no-such-model"),
         (
             {"presets": {"a": {"video": {"preset": "glacial"}}, "b": {"video": {"codec": "nope"}}}},
