@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from .records import ConfigError
@@ -45,19 +47,20 @@ def choose_devices(wanted: str | tuple[str, ...], workers: int) -> tuple[str, ..
     Raises ConfigError if the wish cannot be understood or fulfilled.
     """
     names = wanted.split(",") if isinstance(wanted, str) else wanted
-    devices = [device for name in names for device in _named(name.strip())]
+    there = cache(find_devices)  # torch may take long to answer, and is asked once
+    devices = [device for name in names for device in _named(name.strip(), there)]
     count = workers or len(devices)
     return tuple(devices[i % len(devices)] for i in range(count))
 
 
-def _named(name: str) -> tuple[str, ...]:
+def _named(name: str, find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     kind, _, number = name.partition(":")
     if name == "auto":
-        return find_devices()
+        return find()
     if kind == "cpu" and (not number or (number.isdigit() and int(number) > 0)):
         return ("cpu",) * int(number or 1)
     if kind == "cuda" and (not number or number.isdigit()):
-        there = [device for device in find_devices() if device.startswith("cuda")]
+        there = [device for device in find() if device.startswith("cuda")]
         if not there:
             raise ConfigError("devices: there is no CUDA device here (nvidia-smi, and torch built for CUDA?)")
         if not number:

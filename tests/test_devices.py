@@ -33,6 +33,22 @@ def test_what_is_no_device_is_refused(wanted: str) -> None:
         choose_devices(wanted, 0)
 
 
+def stand_in_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """A script in place of the interpreter, on a machine that has a GPU."""
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(devices, "ACCELERATOR_NODES", (Path("/dev/null"),))
+
+
+def test_torch_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    stand_in_python(monkeypatch, tmp_path, f"""echo >> {asked}; echo '["cuda:0", "cuda:1"]'""")
+    assert choose_devices("cuda:1,cuda:0,auto", 0) == ("cuda:1", "cuda:0", "cuda:0", "cuda:1")
+    assert asked.read_text() == "\n"
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -44,11 +60,7 @@ def test_what_is_no_device_is_refused(wanted: str) -> None:
 def test_a_torch_that_breaks_or_hangs_is_told_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(devices, "ACCELERATOR_NODES", (Path("/dev/null"),))
+    stand_in_python(monkeypatch, tmp_path, script)
     monkeypatch.setattr(devices, "ASK_SECONDS", 600 if "exit" in script else 0.1)
     with pytest.raises(ConfigError, match=said) as caught:
         choose_devices("auto", 0)
