@@ -280,6 +280,7 @@ class Daemon:
                 devices = await asyncio.to_thread(
                     choose_devices, self._settings.devices, self._settings.workers
                 )
+                self._notifier.watchdog()  # trying encoders may take as long as finding devices
                 limits = self._settings.limits
                 async with Pool(devices, limits.cpu_threads, limits.stall_seconds) as pool:
                     await check_encoders(self._settings, pool.media)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -16,11 +18,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from invsr_daemon import daemon, devices
 from invsr_daemon.config import load
 from invsr_daemon.store import STORE_FILE, Store
 
 from . import chaos
-from .command import wait_until
+from .command import PATIENCE_SECONDS, wait_until
 from .daemons import Site, contents, cpu_seconds, film, kill, picture, resident_bytes, stop
 
 FRAMES = 40
@@ -595,6 +598,24 @@ def test_a_film_that_media_processes_hang_over_fails_alone(site: Site) -> None:
     assert f"attempt 1 of 2: {hung}" in site.log
     assert other.reason is not None
     assert "not a film" in other.reason, "the daemon goes on"
+
+
+def test_systemd_hears_from_it_between_all_that_takes_long_at_the_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = (Path(__file__).parents[1] / "systemd" / "invsr-daemon.service").read_text()
+    (watchdog,) = re.findall(r"^WatchdogSec=(\d+)$", unit, re.MULTILINE)
+    assert int(watchdog) > 1.25 * max(devices.ASK_SECONDS, daemon.CHECK_SECONDS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(site.path / "notify"))
+        manager.settimeout(PATIENCE_SECONDS)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(site.path / "notify"))
+        with site.daemon() as process:
+            heard = [manager.recv(1000).decode() for _ in range(4)]
+            assert stop(process) == 0
+    assert heard[:2] == ["READY=1", "WATCHDOG=1"], "devices are found, encoders not tried"
+    assert heard[2].startswith("STATUS=")
+    assert heard[3] == "WATCHDOG=1"
 
 
 @pytest.mark.parametrize(
