@@ -32,9 +32,9 @@ from .outbox import obstacle
 from .places import Places
 from .plans import Plan, frames_of
 from .pool import MediaProcesses, Pool
-from .records import ConfigError, DiskFullError, InvsrError, ResourceError, Task, VideoTask, WorkerLostError
+from .records import ConfigError, DiskFullError, InvsrError, ResourceError, Task, VideoTask, WorkersLostError
 from .retention import forgettable
-from .runner import Interrupted, Result, clear_room, run_job
+from .runner import Interrupted, Result, clear_room, outliving, run_job
 from .status import Status, only_daemon
 from .store import STORE_FILE, JobRow, Kind, State, Store, retry_delay
 from .tidying import GONE, REPLACED, still_the_same, tidied
@@ -89,11 +89,15 @@ async def check_encoders(settings: Settings, media: MediaProcesses) -> None:
     """Raise ConfigError for settings that every film of their preset would fail with."""
     asked = {f"{prefix}video": each.video_settings() for prefix, each in settings.variants().items()}
     distinct = list(dict.fromkeys(asked.values()))
+    most = settings.limits.worker_deaths
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            problems = dict(zip(distinct, await media.check(distinct), strict=True))
-    except (TimeoutError, WorkerLostError) as error:
-        raise ConfigError(f"video: an encoder hangs or crashes: {error}") from error
+            found = await outliving("encoders", most, lambda: media.check(distinct))
+    except TimeoutError as error:
+        raise ConfigError(f"video: an encoder hangs: no answer within {CHECK_SECONDS:g} s") from error
+    except WorkersLostError as error:
+        raise ConfigError(f"video: an encoder crashes: {error}") from error
+    problems = dict(zip(distinct, found, strict=True))
     wrong = [f"{name}: {problem}" for name, video in asked.items() if (problem := problems[video])]
     if wrong:
         raise ConfigError("; ".join(wrong))

@@ -146,13 +146,19 @@ async def _before(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _outliving(job: Job, ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask a media process; another one if it dies, for it may have been short of memory."""
-    most = job.settings.limits.worker_deaths
+    return await outliving(job.source.name, job.settings.limits.worker_deaths, ask)
+
+
+async def outliving(name: str, most: int, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a media process; another one if it dies, for it may have been short of memory.
+
+    Raises WorkersLostError if so many have died of it.
+    """
     for attempt in range(1, most):
         try:
             return await ask()
         except WorkerLostError as error:
-            log.warning("%s: attempt %d of %d: %s", job.source.name, attempt, most, error)
+            log.warning("%s: attempt %d of %d: %s", name, attempt, most, error)
     try:
         return await ask()
     except WorkerLostError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 
 from invsr_daemon import daemon, devices
 from invsr_daemon.config import load
+from invsr_daemon.records import ConfigError
 from invsr_daemon.store import STORE_FILE, Store
 
 from . import chaos
@@ -598,6 +600,37 @@ def test_a_film_that_media_processes_hang_over_fails_alone(site: Site) -> None:
     assert f"attempt 1 of 2: {hung}" in site.log
     assert other.reason is not None
     assert "not a film" in other.reason, "the daemon goes on"
+
+
+def kill_media_process(site: Site) -> None:
+    """The next one that there is."""
+    wait_until(lambda: site.media_processes() != set(), "a media process")
+    for pid in site.media_processes():
+        with suppress(ProcessLookupError):  # it has just gone by itself
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_death_while_encoders_are_tried_may_pass(site: Site) -> None:
+    with site.daemon() as process:
+        kill_media_process(site)
+        wait_until(lambda: "encoders: attempt 1 of 3: the media process was killed" in site.log, "it died")
+        site.drop(picture(site.path / "a.png"))
+        site.wait_for("a.png", "done")
+        assert stop(process) == 0
+
+
+def test_encoders_that_kill_every_process_are_refused(site: Site) -> None:
+    site.configure(limits={"worker_deaths": 1})
+    with site.started() as process:
+        kill_media_process(site)
+        assert process.wait(PATIENCE_SECONDS) == 2
+    assert "video: an encoder crashes: 1 processes died of it" in site.log
+
+
+def test_an_encoder_that_hangs_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "CHECK_SECONDS", 0.01)
+    with pytest.raises(ConfigError, match=r"video: an encoder hangs: no answer within 0\.01 s"):
+        asyncio.run(daemon.check_config(load(site.config, {})))
 
 
 def test_systemd_hears_from_it_between_all_that_takes_long_at_the_start(
