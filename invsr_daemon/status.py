@@ -78,6 +78,7 @@ def only_daemon(state_dir: Path) -> Iterator[None]:
     with lock:
         if not _taken_soon(lock):
             raise ConfigError(f"state_dir: another daemon is running on {state_dir}")
+        (state_dir / STATUS_FILE).unlink(missing_ok=True)  # of one that was killed
         yield
         (state_dir / STATUS_FILE).unlink(missing_ok=True)
 

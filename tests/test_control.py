@@ -97,6 +97,12 @@ def test_what_a_killed_daemon_wrote_is_not_believed(state: Path) -> None:
     assert status.read(state) is None
 
 
+def test_what_a_killed_daemon_wrote_is_not_the_next_ones(state: Path) -> None:
+    STATUS.write(state)
+    with only_daemon(state):
+        assert status.read(state) is None, "it has not said anything yet"
+
+
 def test_jobs_are_one_line_each_whatever_their_names(state: Path) -> None:
     said: list[str] = []
     control.show_jobs(state, (), 50, said.append, as_json=False)
