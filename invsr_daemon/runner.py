@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .durable import sync_rename
-from .outbox import Imprint, begin, check_free, clear, explained, finish
+from .outbox import Imprint, begin, check_free, clear, explained, explaining, finish
 from .plans import Job, Plan, frames_of
 from .pool import Pool, Worker
 from .records import InputError, InvsrError, OutputExistsError, Task, WorkerLostError, WorkersLostError
@@ -274,9 +274,10 @@ def _note(plan: Plan, imprint: Imprint) -> None:
     """Note, durably, which file is about to get the result's name: so it is known after any crash."""
     note = _note_file(plan)
     partial = note.with_suffix(".partial")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(asdict(imprint)))
-    sync_rename(partial, note)
+    with explaining(note.parent):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(asdict(imprint)))
+        sync_rename(partial, note)
 
 
 def _published_before(plan: Plan) -> Path | None:

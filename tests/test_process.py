@@ -277,6 +277,17 @@ def test_a_picture_becomes_a_picture(home: Home, suffix: str) -> None:
     assert f"a.png: a picture cannot be written as {suffix}, only as .png" in finished.err
 
 
+def test_a_state_folder_that_takes_no_note_is_not_taken_for_the_results(home: Home) -> None:
+    Image.new("RGB", (16, 12)).save(home.path / "a.png")
+    done = home.state / "done"
+    done.parent.mkdir(parents=True)
+    done.write_text("a file where a folder should be")
+    finished = home.run("process", "a.png", "-o", "out/")
+    assert finished.code == 1
+    assert f"a.png: {done} cannot be written to: File exists" in finished.err
+    assert listing(home.path / "out") == []
+
+
 def test_the_same_command_again_finds_its_result(home: Home) -> None:
     Image.new("RGB", (16, 16), "red").save(home.path / "a.png")
     assert home.run("process", "a.png").code == 0
