@@ -204,7 +204,7 @@ def _index(task: Task) -> int:
 
 
 class _Rate:
-    """Frames of the last minute, and when the last one came."""
+    """Frames of the last minute, and when the last one came, or could not come."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
@@ -213,6 +213,10 @@ class _Rate:
     def add(self, frames: int) -> None:
         self.last = time.monotonic()
         self._seen.append((self.last, frames))
+
+    def none_due(self) -> None:
+        """Nobody works, so none is missed."""
+        self.last = time.monotonic()
 
     def per_second(self) -> float:
         now = time.monotonic()
@@ -574,8 +578,9 @@ class Daemon:
         except OSError as error:
             log.debug("the status cannot be written: %s", error)
         self._notifier.status(status.line())
-        stall = self._settings.limits.stall_seconds
-        if not pool.busy or time.monotonic() - self._rate.last < 2 * stall:
+        if not pool.busy:
+            self._rate.none_due()
+        if time.monotonic() - self._rate.last < 2 * self._settings.limits.stall_seconds:
             self._notifier.watchdog()
 
     def _wake_all(self) -> None:

@@ -21,6 +21,8 @@ from PIL import Image
 
 from invsr_daemon import daemon, devices
 from invsr_daemon.config import load
+from invsr_daemon.inbox import Inbox, Watching
+from invsr_daemon.pool import Pool
 from invsr_daemon.records import ConfigError
 from invsr_daemon.store import STORE_FILE, Store
 
@@ -633,22 +635,56 @@ def test_an_encoder_that_hangs_is_told(site: Site, monkeypatch: pytest.MonkeyPat
         asyncio.run(daemon.check_config(load(site.config, {})))
 
 
+@pytest.fixture
+def manager(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A socket in place of systemd's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(site.path / "notify"))
+        bound.settimeout(PATIENCE_SECONDS)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(site.path / "notify"))
+        yield bound
+
+
+def heard(manager: socket.socket, count: int) -> list[str]:
+    """The first words of so many messages."""
+    return [manager.recv(1000).decode().partition(" ")[0] for _ in range(count)]
+
+
 def test_systemd_hears_from_it_between_all_that_takes_long_at_the_start(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, manager: socket.socket
 ) -> None:
     unit = (Path(__file__).parents[1] / "systemd" / "invsr-daemon.service").read_text()
     (watchdog,) = re.findall(r"^WatchdogSec=(\d+)$", unit, re.MULTILINE)
     assert int(watchdog) > 1.25 * max(devices.ASK_SECONDS, daemon.CHECK_SECONDS)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(site.path / "notify"))
-        manager.settimeout(PATIENCE_SECONDS)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(site.path / "notify"))
-        with site.daemon() as process:
-            heard = [manager.recv(1000).decode() for _ in range(4)]
-            assert stop(process) == 0
-    assert heard[:2] == ["READY=1", "WATCHDOG=1"], "devices are found, encoders not tried"
-    assert heard[2].startswith("STATUS=")
-    assert heard[3] == "WATCHDOG=1"
+    with site.daemon() as process:
+        # Devices are found; encoders are tried; then it begins to tell what it does.
+        assert heard(manager, 4) == ["READY=1", "WATCHDOG=1", "STATUS=0", "WATCHDOG=1"]
+        assert stop(process) == 0
+
+
+def test_a_worker_is_not_silent_before_it_has_something_to_do(site: Site, manager: socket.socket) -> None:
+    """However long there was nothing to do before, because of a pause for instance."""
+
+    async def work_after_hours() -> None:
+        settings = load(site.config, {})
+        site.state.mkdir(parents=True)
+        here = daemon.Daemon(settings, lambda: settings)
+        await here._records.open()
+        inbox = Inbox(Watching(site.inbox, 1, 1))
+        pool = Pool(("cpu",), 0)
+        async with inbox:
+            here._rate.last -= 1e6
+            await here._tell(pool, inbox, ("cpu",))
+            async with pool.lease():
+                await here._tell(pool, inbox, ("cpu",))
+                here._rate.last -= 1e6
+                await here._tell(pool, inbox, ("cpu",))
+        await here._records.close()
+        here._notifier.stopping()
+
+    asyncio.run(work_after_hours())
+    manager.settimeout(0.1)  # all was said by now
+    assert heard(manager, 6) == ["STATUS=0", "WATCHDOG=1", "STATUS=0", "WATCHDOG=1", "STATUS=0", "STOPPING=1"]
 
 
 @pytest.mark.parametrize(
