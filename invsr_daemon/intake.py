@@ -81,7 +81,9 @@ def runner_job(row: JobRow, now: Settings) -> Job:
     if settings.outbox is None:
         raise ConfigError("outbox: the folder for results is not set")
     model_dir = hub.resolve(settings.model, settings.models_dir)
-    stem = settings.results.name.format(stem=row.source.stem, preset=row.preset or "", model=settings.model)
+    # A model may be given as a path: a slash would be taken for folders.
+    names = {"stem": row.source.stem, "preset": row.preset or "", "model": model_dir.name}
+    stem = settings.results.name.format(**names)
     return Job(
         source=row.source,
         target=Target(settings.outbox.absolute() / row.relative.parent, stem),
