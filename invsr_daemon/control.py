@@ -78,13 +78,13 @@ def show_job(state_dir: Path, job: int, say: Say, *, as_json: bool) -> None:
         say(json.dumps({**_plain(row), **described, "log": lines}))
         return
     say(_line(row))
-    say(f"  {row.source}" + (f" -> {row.output}" if row.output else ""))
+    say(f"  {_shown(row.source)}" + (f" -> {_shown(row.output)}" if row.output else ""))
     say(f"  preset {row.preset or '-'}, priority {row.priority}, {row.attempts} attempt(s) counted")
     done = sum(chunk.finished is not None for chunk in chunks)
     if chunks:
         say(f"  {done} of {len(chunks)} chunks, {row.frames_done} of {row.frames} frames")
     for move in moves:
-        say(f"  {_time(move.time)} {move.after}" + (f": {move.reason}" if move.reason else ""))
+        say(f"  {_time(move.time)} {move.after}{_because(move.reason, None)}")
     for line in lines:
         say(f"  | {line}")
 
@@ -143,8 +143,13 @@ def resume(state_dir: Path, say: Say) -> None:
 
 def _line(row: JobRow) -> str:
     frames = f" {row.frames_done}/{row.frames}" if row.frames else ""
-    reason = f": {row.reason.splitlines()[0]}" if row.reason else ""
-    return f"{row.id:6} {row.state:9}{frames} {_shown(row.relative)}{reason}"
+    return f"{row.id:6} {row.state:9}{frames} {_shown(row.relative)}{_because(row.reason, 1)}"
+
+
+def _because(reason: str | None, most: int | None) -> str:
+    """The first lines of a reason, in which names of files may stand."""
+    lines = (reason or "").splitlines()[:most]
+    return ": " + "; ".join(map(logs.printable, lines)) if lines else ""
 
 
 def _plain(row: JobRow) -> dict[str, Any]:

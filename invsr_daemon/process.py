@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .config import Settings, load
 from .devices import choose_devices
-from .logs import counted
+from .logs import counted, printable
 from .media.suffixes import FILM_SUFFIXES, PICTURE_SUFFIXES
 from .model import hub
 from .outbox import Manners
@@ -251,7 +251,7 @@ class _Lines:
         self.say(f"invsr-daemon: {path}: {error}")
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def ended(self, plan: Plan) -> None:
         pass
@@ -268,7 +268,7 @@ class _Bars(_Lines):
         self._bars[plan.key] = tqdm(
             total=plan.frames,
             unit="frame",
-            desc=plan.job.source.name,
+            desc=printable(plan.job.source.name),
             dynamic_ncols=True,
             leave=False,
             smoothing=0.1,
@@ -278,7 +278,7 @@ class _Bars(_Lines):
         self._bars[plan.key].update(frames)
 
     def say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(printable(text), file=sys.stderr)
 
     def ended(self, plan: Plan) -> None:
         self._bars.pop(plan.key).close()

@@ -131,6 +131,17 @@ def test_one_job_in_full(state: Path) -> None:
         control.show_job(state, 99, said.append, as_json=False)
 
 
+def test_names_and_reasons_cannot_steer_a_terminal(state: Path) -> None:
+    said: list[str] = []
+    with Store.open(state / STORE_FILE) as store:
+        store.chunk_finished(3, 1, 1.5, "cpu", 7.0)
+        store.finish(3, Path("/out/\x1b[2J\n.mp4"), 12, "sound: \x1b[2J left out\nsubtitles: left out", 8.0)
+    control.show_job(state, 3, said.append, as_json=False)
+    control.show_job(state, 4, said.append, as_json=False)
+    assert all(logs.printable(line) == line for line in said), said
+    assert any(line.endswith(r"done: sound: \x1b[2J left out; subtitles: left out") for line in said)
+
+
 def test_cancel_and_retry_without_a_daemon(state: Path) -> None:
     said: list[str] = []
     control.cancel(state, [3, 4], said.append)

@@ -185,6 +185,14 @@ def test_bad_inputs_fail_alone_with_one_line_each(home: Home, film: Path) -> Non
     assert listing(home.path / "out") == ["good.png"]
 
 
+def test_a_name_cannot_steer_a_terminal(home: Home) -> None:
+    (home.path / "\x1b[2J\n.png").write_text("no picture")
+    finished = home.run("process", "\x1b[2J\n.png", "-o", "out/")
+    assert finished.code == 1
+    assert r"invsr-daemon: \x1b[2J\n.png: it is not a film or picture" in finished.err
+    assert "\x1b" not in finished.err
+
+
 def test_too_large_is_refused_before_anything_is_computed(home: Home) -> None:
     (home.path / "limits.yaml").write_text("limits: {max_input_pixels: 33000, max_output_pixels: 525000}\n")
     Image.new("RGB", (200, 200)).save(home.path / "input.png")
