@@ -75,7 +75,19 @@ class Child:
         self._context = Context()
 
     async def ask(self, line: str, progress: Progress) -> Any:
-        """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls."""
+        """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls.
+
+        Cut off, it kills the process: that would go on otherwise, and answer when the next one asks.
+        """
+        try:
+            return await self._answer(line, progress)
+        except InvsrError:
+            raise
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _answer(self, line: str, progress: Progress) -> Any:
         self._context = copy_context()  # what it says from now on is about this job
         process = await self._living()
         try:
@@ -258,13 +270,9 @@ class MediaProcesses:
             await asyncio.wait(self._leaving)
 
     async def _ask(self, request: Request) -> Any:
-        """Cancelled meanwhile, the process is killed: it would go on otherwise."""
         child = self._taken()
         try:
             return await child.ask(dump_request(request), _no_progress)
-        except asyncio.CancelledError:
-            await child.kill()
-            raise
         finally:
             if child.pid is not None:
                 loop = asyncio.get_running_loop()
@@ -329,16 +337,10 @@ class Pool:
 
     @asynccontextmanager
     async def lease(self, priority: Priority = (), avoid: Worker | None = None) -> AsyncIterator[Worker]:
-        """A worker; lower priorities come first. `avoid`: rather another than this one.
-
-        If the block is cancelled the worker is killed: it would go on otherwise.
-        """
+        """A worker; lower priorities come first. `avoid`: rather another than this one."""
         worker = await self._leased(priority, avoid)
         try:
             yield worker
-        except asyncio.CancelledError:
-            await worker.kill()
-            raise
         finally:
             self._give_back(worker)
 

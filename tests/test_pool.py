@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from invsr_daemon.config import Settings
 from invsr_daemon.plans import Check, dump_request
 from invsr_daemon.pool import MediaProcess
 from invsr_daemon.records import WorkerLostError
@@ -76,3 +77,18 @@ def test_one_that_died_a_moment_ago_can_be_killed() -> None:
             await answer(child)
 
     asyncio.run(kill_the_dead())
+
+
+def test_one_that_was_cut_off_does_not_answer_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    async def cut_off() -> None:
+        async with begun() as child:
+            pid = child.pid
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await child.ask(dump_request(Check((Settings().video_settings(),))), lambda frames: None)
+            assert child.pid is None
+            await answer(child)
+            assert child.pid != pid
+
+    asyncio.run(cut_off())
+    assert caplog.text == "", "this is no death to tell of"
