@@ -555,6 +555,8 @@ def test_a_worker_that_hangs_is_killed(site: Site, undisturbed: Path) -> None:
     """The time allowed must suffice for loading the model, so it follows how long that takes here; if that
     takes longer all at once, the worker is killed once more.
     """
+    patient = {"worker_deaths": 100}  # a job keeps what it was accepted with
+    site.configure(limits=patient)
     shutil.copy(undisturbed.parents[1] / "files/undisturbed.mp4", site.path / "film.mp4")
     site.drop(site.path / "film.mp4")
     began = time.monotonic()
@@ -563,7 +565,7 @@ def test_a_worker_that_hangs_is_killed(site: Site, undisturbed: Path) -> None:
         loading = time.monotonic() - began
         assert stop(process) == 0
     stall = round(3 + 1.5 * loading)
-    site.configure(limits={"stall_seconds": stall, "worker_deaths": 100})
+    site.configure(limits={"stall_seconds": stall, **patient})
     chunks = len(site.chunks())
     with site.daemon() as process:
         wait_until(lambda: len(site.chunks()) > chunks, "another chunk")
