@@ -23,7 +23,7 @@ from .model import hub
 from .outbox import Manners
 from .plans import Job, Plan, Target
 from .pool import Pool
-from .records import ConfigError, InvsrError, Task
+from .records import ConfigError, InvsrError, OutputExistsError, Task
 from .runner import Interrupted, Result, run_job
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ class _Session:
         self._jobs = jobs
         self._devices = devices
         self._report = report
+        self._results: dict[Path, Path] = {}  # whose each is
         self._stopping = asyncio.Event()
         self._failures = 0
 
@@ -160,7 +161,8 @@ class _Session:
                 return
             began = time.monotonic()
             try:
-                result = await run_job(job, pool, self._report, self._stopping)
+                result = await run_job(job, pool, self, self._stopping)
+                self._claim(result.output, job)
             except Interrupted:
                 return
             except InvsrError as error:
@@ -168,6 +170,27 @@ class _Session:
                 self._report.failed(path, error)
             else:
                 self._report.done(path, result, time.monotonic() - began)
+
+    def _claim(self, output: Path, job: Job) -> None:
+        """Even if it may overwrite, a command keeps the result of each of its inputs."""
+        other = self._results.setdefault(output, job.source)
+        if other != job.source:
+            raise OutputExistsError(f"{output} is the result of {other}, too: give each a folder of its own")
+
+    # As an observer
+
+    def planned(self, plan: Plan) -> None:
+        self._claim(plan.output, plan.job)
+        self._report.planned(plan)
+
+    def progress(self, plan: Plan, frames: int) -> None:
+        self._report.progress(plan, frames)
+
+    def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None:
+        self._report.finished(plan, task, device, seconds)
+
+    def ended(self, plan: Plan) -> None:
+        self._report.ended(plan)
 
 
 def _leave_now(code: int) -> NoReturn:

@@ -264,6 +264,20 @@ def test_nothing_is_overwritten_unasked(home: Home) -> None:
         assert image.size == (64, 64)
 
 
+def test_results_of_one_command_do_not_replace_each_other(home: Home) -> None:
+    """Not even if overwriting was asked for, nor when some of them were there before."""
+    for folder, colour in (("one", "red"), ("two", "blue")):
+        (home.path / folder).mkdir()
+        Image.new("RGB", (16, 16), colour).save(home.path / folder / "a.png")
+    for _ in range(2):
+        finished = home.run("process", "one/a.png", "two/a.png", "-o", "out", "--overwrite")
+        assert finished.code == 1
+        assert f"two/a.png: {home.path}/out/a.png is the result of {home.path}/one/a.png, too" in finished.err
+        with Image.open(home.path / "out/a.png") as image:
+            red, _, blue = np.asarray(image.convert("RGB")).mean((0, 1))
+        assert red > blue, "it shows the first one"
+
+
 @pytest.mark.parametrize("name", ["a.png", "deep/../a.png", "link/a.png"])
 def test_the_original_is_not_overwritten_even_if_asked(home: Home, name: str) -> None:
     source = home.path / "a.png"
