@@ -26,7 +26,7 @@ from torch.nn import functional
 from .fusion import Box, Neighbour, agreement, fuse
 from .invsr import SCALE, InvSR, Options, Unit, picture_of
 from .noise import AnchorNoise, CanvasNoise, MovedNoise, NoiseSource
-from .tiling import HALO, Blend, Block, Tile, TilePlan, cut, fine, gathered, merged, plan_tiles, reflect_pad
+from .tiling import HALO, Blend, Block, Tile, TilePlan, covering, cut, fine, merged, plan_tiles, reflect_pad
 from .traces import Motion, Trace
 
 T = TypeVar("T")
@@ -271,7 +271,7 @@ class FilmRestorer:
         if most.fill_tile:
             return [(block[0], [block]) for block in merged(plan, tiles, most.tile)]
         halo = -(-HALO // most.multiple) * most.multiple
-        return gathered(plan, merged(plan, tiles, most.tile - 2 * halo), halo, most.tile)
+        return covering(plan, tiles, halo, most.tile)
 
     def _blend(self, plan: TilePlan, ground: Tensor | None) -> Blend:
         shape = (1, plan.height * SCALE, plan.width * SCALE)

@@ -6,18 +6,26 @@ reflection. All geometry is a function of the picture's size and the tiling sett
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 FINE_TILE, FINE_OVERLAP, HALO = 16, 8, 8
-MOST_BLOCKS = 64  # that are compared with each other
+# LR pixels that cost as much as one more call of the networks does.
+CALL = 64 * 64
 
 # A rectangle of tiles, and the tiles in it.
 Block = tuple["Tile", list["Tile"]]
+Mask = NDArray[np.bool_]
+Integers = NDArray[np.int_]
+Cost = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -121,39 +129,91 @@ def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[Block]:
     return found
 
 
-def gathered(
-    plan: TilePlan, blocks: Sequence[Block], margin: int, most: int
+def covering(
+    plan: TilePlan, chosen: Collection[int], margin: int, most: int
 ) -> list[tuple[Tile, list[Block]]]:
-    """What to restore for some blocks: rectangles grown by `margin`, each with the blocks that lie in it.
+    """What to restore for some tiles (by index): few rectangles, each with the blocks in it (see `merged`).
 
-    Blocks share a rectangle of at most `most` on a side wherever that is no larger than theirs together.
+    Each is grown by `margin`, and then at most `most` on a side. The rectangle around all that is chosen is
+    cut in two, and those again, as long as that spares more than the call of the networks that it adds.
     """
-    groups: list[tuple[Tile, list[Block]]] = [(block[0], [block]) for block in blocks]
-    while len(groups) <= MOST_BLOCKS and (pair := _worth_joining(plan, groups, margin, most)):
-        one, other = pair
-        groups.remove(one)
-        groups.remove(other)
-        groups.append((_enclosing(one[0], other[0]), one[1] + other[1]))
-    return [(grown(whole, plan, margin), inside) for whole, inside in groups]
+    columns = sum(tile.top == 0 for tile in plan.tiles)
+    places = np.arange(len(plan.tiles)).reshape(-1, columns)
+    cost = partial(_cost, margin=margin, most=most - 2 * margin)
+    waiting = [(np.isin(places, list(chosen)), places)] if chosen else []
+    found = []
+    while waiting:
+        part, places = _trimmed(*waiting.pop())
+        first, last = plan.tiles[places[0, 0]], plan.tiles[places[-1, -1]]
+        whole = Tile(first.index, first.top, first.left, *_sides(first, last))
+        rows = _Axis(np.array([plan.tiles[place].top for place in places[:, 0]]), first.height)
+        beside = _Axis(np.array([plan.tiles[place].left for place in places[0]]), first.width)
+        above_cost, above = _best_cut(part.T, rows, beside, cost)
+        left_cost, left = _best_cut(part, beside, rows, cost)
+        fits = max(whole.height, whole.width) <= most - 2 * margin
+        if fits and cost(whole.height, whole.width) <= min(above_cost, left_cost):
+            found.append((grown(whole, plan, margin), merged(plan, places[part].tolist(), most)))
+        elif above_cost < left_cost:
+            waiting += [(part[above:], places[above:]), (part[:above], places[:above])]
+        else:
+            waiting += [(part[:, left:], places[:, left:]), (part[:, :left], places[:, :left])]
+    return found
 
 
-def _worth_joining(
-    plan: TilePlan, groups: Sequence[tuple[Tile, list[Block]]], margin: int, most: int
-) -> tuple[tuple[Tile, list[Block]], tuple[Tile, list[Block]]] | None:
-    for one, other in combinations(groups, 2):
-        both = grown(_enclosing(one[0], other[0]), plan, margin)
-        apart = (grown(one[0], plan, margin), grown(other[0], plan, margin))
-        fits = max(both.height, both.width) <= most
-        if fits and both.height * both.width <= sum(each.height * each.width for each in apart):
-            return one, other
-    return None
+def _trimmed(part: Mask, places: Integers) -> tuple[Mask, Integers]:
+    """Without the empty rows and columns around what is chosen."""
+    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    inside = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return part[inside], places[inside]
 
 
-def _enclosing(one: Tile, other: Tile) -> Tile:
-    top, left = min(one.top, other.top), min(one.left, other.left)
-    bottom = max(one.top + one.height, other.top + other.height)
-    right = max(one.left + one.width, other.left + other.width)
-    return Tile(one.index, top, left, bottom - top, right - left)
+@dataclass(frozen=True)
+class _Axis:
+    """Where tiles begin along one axis, and how long they are, in LR pixels."""
+
+    starts: Integers
+    tile: int
+
+    def span(self, first: Integers | int, last: Integers) -> Integers:
+        return self.starts[last] - self.starts[first] + self.tile
+
+    def flipped(self) -> _Axis:
+        return _Axis(-self.starts[::-1], self.tile)
+
+
+def _best_cut(part: Mask, along: _Axis, across: _Axis, cost: Cost) -> tuple[float, int]:
+    """What both rectangles cost if `part` is cut before the best column, and that one; infinite without any.
+
+    The middle one of several: where all is chosen halves are nearly even.
+    """
+    if part.shape[1] == 1:
+        return math.inf, 0
+    left = _growing(part, along, across, cost)[:-1]
+    right = _growing(part[:, ::-1], along.flipped(), across, cost)[-2::-1]
+    both = left + right
+    best = (both == both.min()).nonzero()[0]
+    return float(both.min()), int(best[len(best) // 2]) + 1
+
+
+def _growing(part: Mask, along: _Axis, across: _Axis, cost: Cost) -> Integers:
+    """What the rectangles cost around what is chosen of the first column, of the first two, and so on."""
+    rows, columns = part.shape
+    used = part.any(0)
+    top = np.minimum.accumulate(np.where(used, part.argmax(0), rows))
+    bottom = np.maximum.accumulate(np.where(used, rows - 1 - part[::-1].argmax(0), -1))
+    last = np.maximum.accumulate(np.where(used, np.arange(columns), 0))
+    return cost(across.span(top, bottom), along.span(0, last))
+
+
+def _cost(height: Any, width: Any, margin: int, most: int) -> Any:
+    """Of restoring rectangles (numbers or arrays), in LR pixels; several pieces of those beyond `most`."""
+    down, across = -(-height // most), -(-width // most)
+    return (height + 2 * margin * down) * (width + 2 * margin * across) + CALL * down * across
+
+
+def _sides(first: Tile, last: Tile) -> tuple[int, int]:
+    """Height and width from one tile's beginning to another's end."""
+    return last.top + last.height - first.top, last.left + last.width - first.left
 
 
 def grown(tile: Tile, plan: TilePlan, margin: int) -> Tile:
