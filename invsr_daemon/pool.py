@@ -40,7 +40,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
     # Large tensors go back to the system, and come from it in large pages; smaller ones stay for the next.
     "GLIBC_TUNABLES": (
-        "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=4194304:"
+        "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=16777216:"
         "glibc.malloc.trim_threshold=67108864:glibc.malloc.hugetlb=1"
     ),
     # Twenty lines of chatter for each chunk.

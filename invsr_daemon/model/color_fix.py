@@ -12,14 +12,25 @@ from torch import Tensor
 from torch.nn import functional
 
 WAVELET_LEVELS = 5
+REACH = 2**WAVELET_LEVELS - 1  # of the blurs together
+ROWS = 256
 
 # BT.601 studio range (MATLAB's rgb2ycbcr) without its offsets 16, 128, 128, which cancel on the way back.
 _TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 
 
 def wavelet(restored: Tensor, reference: Tensor) -> Tensor:
-    """High frequencies of the result on the low frequency of the reference (a trous wavelets)."""
-    return (restored - _low_frequency(restored)).add_(_low_frequency(reference))
+    """High frequencies of the result on the low frequency of the reference (a trous wavelets).
+
+    The low frequency is linear: that of the difference is enough. Some rows at a time: pictures are large.
+    """
+    apart = reference - restored
+    fixed, height = restored.clone(), restored.shape[-2]
+    for top in range(0, height, ROWS):
+        first, bottom = max(0, top - REACH), min(top + ROWS, height)
+        low = _low_frequency(apart[..., first : bottom + REACH, :])
+        fixed[..., top:bottom, :] += low[..., top - first : bottom - first, :]
+    return fixed
 
 
 def _low_frequency(x: Tensor) -> Tensor:

@@ -74,5 +74,14 @@ def add_detail(pictures: Tensor, grain: Tensor, detail: Detail, removed: Tensor 
 
 
 def _mean(values: Tensor, side: int) -> Tensor:
-    """Of squares of [B,1,H,W], where they lie within: first of rows, then of columns, which is quicker."""
-    return functional.avg_pool2d(functional.avg_pool2d(values, (1, side), stride=1), (side, 1), stride=1)
+    """Of squares of [...,H,W], where they lie within. Pooling would read each value `side` times per axis."""
+    return _sums(_sums(values, side, -1), side, -2).div_(side**2)
+
+
+def _sums(values: Tensor, side: int, axis: int) -> Tensor:
+    """Of `side` neighbours along an axis, from sums of half as many."""
+    if side == 1:
+        return values
+    half, length = _sums(values, side // 2, axis), values.shape[axis] - side + 1
+    both = half.narrow(axis, 0, length) + half.narrow(axis, side // 2, length)
+    return both.add_(values.narrow(axis, side - 1, length)) if side % 2 else both

@@ -72,6 +72,13 @@ def test_wavelet_takes_no_detail_from_the_reference() -> None:
     assert (fixed - smooth)[..., 40:-40, 40:-40].abs().max() < 1e-6
 
 
+def test_wavelet_of_a_tall_picture_has_no_seams() -> None:
+    """Rows are done in parts; the published form does them at once."""
+    restored, reference = torch.rand(1, 3, 600, 24), torch.rand(1, 3, 600, 24)
+    wanted = restored - explicit_low_frequency(restored) + explicit_low_frequency(reference)
+    torch.testing.assert_close(wavelet(restored, reference), wanted, rtol=0, atol=2e-6)
+
+
 def test_wavelet_leaves_its_inputs_alone() -> None:
     restored, reference = picture(1), picture(2)
     before = restored.clone(), reference.clone()
