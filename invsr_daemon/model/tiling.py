@@ -114,17 +114,18 @@ def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[Block]:
         if index not in left:
             continue
         wide = [index]
-        while (right := wide[-1] + 1) % columns and right in left and _spans(plan, index, right) <= most:
+        first = plan.tiles[index]
+        while (right := wide[-1] + 1) % columns and right in left:
+            if _sides(first, plan.tiles[right])[1] > most:
+                break
             wide.append(right)
         inside = list(wide)
         while left.issuperset(below := [each + columns for each in inside[-len(wide) :]]):
-            if _spans(plan, index, below[0], across=False) > most:
+            if _sides(first, plan.tiles[below[0]])[0] > most:
                 break
             inside += below
         left.difference_update(inside)
-        height, width = _spans(plan, index, inside[-1], across=False), _spans(plan, index, inside[-1])
-        first = plan.tiles[index]
-        whole = Tile(index, first.top, first.left, height, width)
+        whole = Tile(index, first.top, first.left, *_sides(first, plan.tiles[inside[-1]]))
         found.append((whole, [plan.tiles[each] for each in inside]))
     return found
 
@@ -134,23 +135,26 @@ def covering(
 ) -> list[tuple[Tile, list[Block]]]:
     """What to restore for some tiles (by index): few rectangles, each with the blocks in it (see `merged`).
 
-    Each is grown by `margin`, and then at most `most` on a side. The rectangle around all that is chosen is
-    cut in two, and those again, as long as that spares more than the call of the networks that it adds.
+    Each is grown by `margin`, and then at most `most` on a side (if a tile is not larger). The rectangle
+    around all that is chosen is cut in two, and those again, as long as that spares more than the call of the
+    networks that it adds.
     """
     columns = sum(tile.top == 0 for tile in plan.tiles)
     places = np.arange(len(plan.tiles)).reshape(-1, columns)
-    cost = partial(_cost, margin=margin, most=most - 2 * margin)
+    height, width = plan.tiles[0].height, plan.tiles[0].width
+    room = max(most - 2 * margin, height, width)
+    cost = partial(_cost, margin=margin, most=room)
     waiting = [(np.isin(places, list(chosen)), places)] if chosen else []
     found = []
     while waiting:
         part, places = _trimmed(*waiting.pop())
         first, last = plan.tiles[places[0, 0]], plan.tiles[places[-1, -1]]
         whole = Tile(first.index, first.top, first.left, *_sides(first, last))
-        rows = _Axis(np.array([plan.tiles[place].top for place in places[:, 0]]), first.height)
-        beside = _Axis(np.array([plan.tiles[place].left for place in places[0]]), first.width)
-        above_cost, above = _best_cut(part.T, rows, beside, cost)
-        left_cost, left = _best_cut(part, beside, rows, cost)
-        fits = max(whole.height, whole.width) <= most - 2 * margin
+        down = _Axis(np.array([plan.tiles[place].top for place in places[:, 0]]), height)
+        across = _Axis(np.array([plan.tiles[place].left for place in places[0]]), width)
+        above_cost, above = _best_cut(part.T, down, across, cost)
+        left_cost, left = _best_cut(part, across, down, cost)
+        fits = max(whole.height, whole.width) <= room
         if fits and cost(whole.height, whole.width) <= min(above_cost, left_cost):
             found.append((grown(whole, plan, margin), merged(plan, places[part].tolist(), most)))
         elif above_cost < left_cost:
@@ -222,12 +226,6 @@ def grown(tile: Tile, plan: TilePlan, margin: int) -> Tile:
     bottom = min(plan.height, tile.top + tile.height + margin)
     right = min(plan.width, tile.left + tile.width + margin)
     return Tile(tile.index, top, left, bottom - top, right - left)
-
-
-def _spans(plan: TilePlan, first: int, last: int, *, across: bool = True) -> int:
-    """Width (or height) from one tile's beginning to another's end."""
-    one, other = plan.tiles[first], plan.tiles[last]
-    return other.left + other.width - one.left if across else other.top + other.height - one.top
 
 
 def _padded(side: int, tiling: Tiling) -> tuple[int, int]:

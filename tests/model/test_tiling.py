@@ -349,6 +349,12 @@ def test_changes_far_apart_are_rectangles_of_their_own() -> None:
     assert sorted(whole.height * whole.width for whole, _ in found) == [24 * 24] * 4
 
 
+def test_tiles_as_large_as_what_is_allowed_stay_by_themselves() -> None:
+    plan = plan_tiles(40, 64, FINE)
+    found = covering(plan, range(len(plan.tiles)), 8, 16)
+    assert len(found) == len(plan.tiles)
+
+
 def test_what_changes_in_one_place_is_one_rectangle() -> None:
     """An ellipse of tiles: rows of different length, and a rectangle around them all."""
     plan = plan_tiles(180, 320, fine(Tiling(256, 32, 8, fill_tile=False)))
