@@ -291,8 +291,11 @@ class FilmRestorer:
         canvas, noise, pixels = moment.canvas(), moment.noise, moment.averaged.pixels
         plan = self.plan(moment.averaged)
         own = picture_of(canvas, plan, pixels.shape[-2:])
-        if neighbours := list(self._neighbours(window, place, plan)):
-            fused = fuse(own, neighbours, _box(window, plan, pixels.shape[-2:]), SCALE)
+        beside = list(_beside(window, place))
+        changing = moment.changing.union(*(other.changing for other, *_ in beside))
+        if beside and changing:
+            neighbours = [self._neighbour(moment, *each, plan) for each in beside]
+            fused = fuse(own, neighbours, _box(changing, plan, pixels.shape[-2:]), SCALE)
             removed = (own.mean(0) - fused.mean(0))[None, None]  # no third picture
             self._finished = None
             return self._model.finish(fused[None], pixels[None], plan, [noise], self._options, removed)[0]
@@ -300,16 +303,6 @@ class FilmRestorer:
             result = self._model.finish(own.clone()[None], pixels[None], plan, [noise], self._options)[0]
             self._finished = _Finished(canvas, noise, pixels, result)
         return self._finished.result
-
-    def _neighbours(self, window: Sequence[_Moment], place: int, plan: TilePlan) -> Iterator[Neighbour]:
-        """Those before and after, if motion leads there; none where nothing changes."""
-        if not any(moment.changing for moment in window):
-            return
-        own = window[place]
-        if place > 0 and (motion := own.averaged.motion) is not None:
-            yield self._neighbour(own, window[place - 1], motion.backward, motion.stems, plan)
-        if place + 1 < len(window) and (motion := window[place + 1].averaged.motion) is not None:
-            yield self._neighbour(own, window[place + 1], motion.forward, motion.leads, plan)
 
     def _neighbour(
         self, own: _Moment, other: _Moment, flow: Tensor, trusted: Tensor, plan: TilePlan
@@ -464,9 +457,17 @@ def _touched(mask: Tensor, plan: TilePlan) -> set[int]:
     return set(inside.nonzero().flatten().tolist())
 
 
-def _box(window: Sequence[_Moment], plan: TilePlan, size: Sequence[int]) -> Box:
-    """The part of the picture that changing tiles cover."""
-    tiles = [plan.tiles[index] for moment in window for index in moment.changing]
+def _beside(window: Sequence[_Moment], place: int) -> Iterator[tuple[_Moment, Tensor, Tensor]]:
+    """The moments before and after one in its shot, each with the flow to it and where that is trusted."""
+    if place > 0 and (motion := window[place].averaged.motion) is not None:
+        yield window[place - 1], motion.backward, motion.stems
+    if place + 1 < len(window) and (motion := window[place + 1].averaged.motion) is not None:
+        yield window[place + 1], motion.forward, motion.leads
+
+
+def _box(changing: Collection[int], plan: TilePlan, size: Sequence[int]) -> Box:
+    """The part of the picture that changing tiles (by index) cover."""
+    tiles = [plan.tiles[index] for index in changing]
     return Box(
         top=max(0, min(tile.top for tile in tiles) - plan.top),
         left=max(0, min(tile.left for tile in tiles) - plan.left),

@@ -235,6 +235,17 @@ def test_nothing_crosses_a_cut(model: InvSR) -> None:
     assert torch.equal(alone[-1], first[-1])
 
 
+@pytest.mark.parametrize("moves", ["before", "after"])
+def test_a_still_shot_beside_a_moving_one_stays_exactly_as_it_is(model: InvSR, moves: str) -> None:
+    """What changes on the other side of a cut is no reason to fuse a frame of this one with its like."""
+    still = [replace(frame, pixels=crop(photograph("coffee"), 30)) for frame in still_shot(5)]
+    shots = (pan(5), still) if moves == "before" else (still, pan(5))
+    frames = [replace(frame, index=i, cut=i == 5) for i, frame in enumerate([*shots[0], *shots[1]])]
+    found = whole(model, frames)
+    own = found[5:] if moves == "before" else found[:5]
+    assert all(frame is own[0] for frame in own)
+
+
 def test_only_what_changes_is_computed_and_the_rest_stays_exactly(model: InvSR) -> None:
     frames = with_object(still_shot(13))
     with latents_of(model) as shapes:
