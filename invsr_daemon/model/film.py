@@ -361,11 +361,12 @@ class _Interval:
         if place not in self._blends:
             first = self._frames[place].frame.index
             places = [place + number - first for number in self._film.together(first)]
-            places = [each for each in places if each < len(self._frames) - 1 and self._touched(each)]
+            touched = {each: self._touched(each) for each in places if each < len(self._frames) - 1}
+            places = [each for each, tiles in touched.items() if tiles]
             blends = self._film.restored(
                 [self._frames[each] for each in places],
                 [self._noises[each] for each in places],
-                [self.changing & self._touched(each) for each in places],
+                [self.changing & touched[each] for each in places],
                 [self._faded(each) for each in places],
                 self._plan,
             )
@@ -451,10 +452,10 @@ def _touched(mask: Tensor, plan: TilePlan) -> set[int]:
     padded = reflect_pad(mask[None, None].to(torch.int32), plan)[0, 0]
     # How many are true above and to the left of a corner; four corners tell of a tile.
     before = functional.pad(padded.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    corners = torch.tensor([(t.top, t.left, t.top + t.height, t.left + t.width) for t in plan.tiles])
-    top, left, bottom, right = corners.T.to(mask.device)
-    inside = before[bottom, right] - before[top, right] - before[bottom, left] + before[top, left]
-    return set(inside.nonzero().flatten().tolist())
+    tops, lefts = (torch.tensor(each).to(mask.device) for each in (plan.tops, plan.lefts))
+    rows = before[tops + plan.tiles[0].height] - before[tops]
+    inside = rows[:, lefts + plan.tiles[0].width] - rows[:, lefts]
+    return set(inside.flatten().nonzero().flatten().tolist())
 
 
 def _beside(window: Sequence[_Moment], place: int) -> Iterator[tuple[_Moment, Tensor, Tensor]]:

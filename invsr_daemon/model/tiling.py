@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -74,12 +74,23 @@ class TilePlan:
     left: int
     tiles: tuple[Tile, ...]
 
+    @cached_property
+    def tops(self) -> tuple[int, ...]:
+        """Where rows of tiles begin."""
+        return tuple(sorted({tile.top for tile in self.tiles}))
 
+    @cached_property
+    def lefts(self) -> tuple[int, ...]:
+        """Where columns of tiles begin."""
+        return tuple(sorted({tile.left for tile in self.tiles}))
+
+
+@lru_cache(maxsize=2)
 def plan_tiles(height: int, width: int, tiling: Tiling) -> TilePlan:
     """Tiles for a picture of height x width LR pixels.
 
     Stride is tile - overlap; the last tile of a row or column is shifted back to the border, as in
-    InvSR's reference.
+    InvSR's reference. Kept: a film asks for every frame, and has thousands of tiles.
     """
     top, padded_height = _padded(height, tiling)
     left, padded_width = _padded(width, tiling)
@@ -107,7 +118,7 @@ def merged(plan: TilePlan, chosen: Collection[int], most: int) -> list[Block]:
 
     Restored as one, tiles are spared the overlaps between them.
     """
-    columns = sum(tile.top == 0 for tile in plan.tiles)
+    columns = len(plan.lefts)
     left = set(chosen)
     found = []
     for index in sorted(chosen):
@@ -139,8 +150,7 @@ def covering(
     around all that is chosen is cut in two, and those again, as long as that spares more than the call of the
     networks that it adds.
     """
-    columns = sum(tile.top == 0 for tile in plan.tiles)
-    places = np.arange(len(plan.tiles)).reshape(-1, columns)
+    places = np.arange(len(plan.tiles)).reshape(len(plan.tops), len(plan.lefts))
     height, width = plan.tiles[0].height, plan.tiles[0].width
     room = max(most - 2 * margin, height, width)
     cost = partial(_cost, margin=margin, most=room)
