@@ -21,7 +21,7 @@ WINDOW = 15
 BLUR_SIGMA = 1.0
 # Residuals (0..255) up to which standing still is as good as moving: of the flow's own, and at least.
 STILL_FACTOR, STILL_LEAST = 1.2, 0.1
-# And of what the calmest part of the picture has, which is its noise.
+# And of what the calmest part of the picture has, which is its noise. Black bars tell nothing of it.
 CALM_SHARE, CALM_FACTOR, CALM_LEAST = 0.2, 1.5, 0.1
 # Forward and backward flow may differ by so many pixels, and by this share of their length.
 AGREEMENT, AGREEMENT_SHARE = 0.3, 0.05
@@ -62,7 +62,9 @@ def between(earlier: Grey, later: Grey) -> Motion | None:
         return None
     unmoved = _residual(one, other)
     still = unmoved <= STILL_FACTOR * moved + STILL_LEAST
-    still &= unmoved <= CALM_FACTOR * np.quantile(unmoved, CALM_SHARE) + CALM_LEAST
+    telling = unmoved[~_near_blank(earlier, later)]
+    calm = np.quantile(telling, CALM_SHARE) if telling.size else 0.0
+    still &= unmoved <= CALM_FACTOR * calm + CALM_LEAST
     forward[still], backward[still] = 0, 0
     return Motion(forward, backward, leads | still, stems | still, still)
 
@@ -95,6 +97,13 @@ def _sampled(values: NDArray[np.float32], flow: Flow) -> NDArray[np.float32]:
 def _blurred(frame: Grey) -> NDArray[np.float32]:
     """Sampling between pixels averages noise away, which would speak for moving: so it goes beforehand."""
     return np.asarray(cv2.GaussianBlur(frame.astype(np.float32), (0, 0), BLUR_SIGMA), np.float32)
+
+
+def _near_blank(one: Grey, other: Grey) -> Mask:
+    """Where all is of one unchanging level in a window, and where residuals have a share of that."""
+    window, around = (np.ones((side, side), np.uint8) for side in (WINDOW, 3 * WINDOW))
+    blank = (cv2.erode(one, window) == cv2.dilate(one, window)) & (one == other)
+    return np.asarray(cv2.dilate(blank.astype(np.uint8), around) > 0)
 
 
 def _residual(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -59,6 +59,15 @@ def test_noise_is_no_motion(sigma: float) -> None:
     assert not motion.forward[motion.still].any()
 
 
+def test_noise_between_black_bars_is_no_motion() -> None:
+    frames = [noisy(view(0, 0), 4, seed) for seed in (1, 2)]
+    for frame in frames:
+        frame[:24] = frame[-24:] = 16
+    motion = between(*frames)
+    assert motion is not None
+    assert motion.still.mean() > 0.95
+
+
 def test_a_slow_pan_is_no_standing_still() -> None:
     motion = between(view(0, 0), view(0.15, 0.1))
     assert motion is not None

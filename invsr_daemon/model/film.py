@@ -31,8 +31,9 @@ from .traces import Motion, Trace
 
 T = TypeVar("T")
 WINDOW = 5
-# Noise is what differs from one frame to the next at this share of the still pixels: it is everywhere, and no
-# greater between frames far apart. Slow motion is neither. Up to so many times as much, pixels show the same.
+# Noise is what differs from one frame to the next at this share of the still pixels: it is everywhere (but in
+# black bars), and no greater between frames far apart. Slow motion is neither. Up to so many times as much,
+# pixels show the same.
 NOISE_QUANTILE, NOISE_FACTOR = 0.25, 1.6
 
 
@@ -401,12 +402,26 @@ def _average(window: Sequence[FilmFrame], place: int, half: int) -> Tensor:
         for difference, still in _differences(own, near[:reach]):
             amount = _around(difference.abs().mean(0, keepdim=True))
             if noise is None:
-                noise = amount[still].sort().values[int(NOISE_QUANTILE * still.sum())]
+                noise = _noise(amount, still, own)
             alike = still & (amount <= NOISE_FACTOR * noise)
             total += difference * alike
             count += alike
     # Differences, so that equal frames give exactly themselves.
     return own + total / count
+
+
+def _noise(amount: Tensor, still: Tensor, own: Tensor) -> Tensor:
+    """What noise makes of the difference `amount` [1,h,w] between a frame [3,h,w] and the next one."""
+    telling = amount[still & ((amount > 0) | ~_blank(own))]
+    return telling.sort().values[int(NOISE_QUANTILE * len(telling))] if len(telling) else amount.new_zeros(())
+
+
+def _blank(pixels: Tensor) -> Tensor:
+    """Bool [1,h,w]: where all of [3,h,w] is of one colour in a window."""
+    padded = functional.pad(pixels, (1, 0, 1, 0), mode="replicate")
+    left, above = padded[:, 1:, :-1], padded[:, :-1, 1:]
+    edges = ((pixels != left) | (pixels != above)).any(0, keepdim=True)
+    return _around(edges.float()) == 0
 
 
 def _around_in_shot(window: Sequence[FilmFrame], place: int, step: int) -> Iterator[tuple[FilmFrame, Motion]]:

@@ -156,6 +156,17 @@ def test_as_many_frames_are_averaged_as_noise_asks(place: int, frames: int) -> N
     assert (left.std() / noise.std()).item() == pytest.approx(frames**-0.5, rel=0.05)
 
 
+def test_black_bars_tell_nothing_of_noise() -> None:
+    shot = [replace(frame, pixels=frame.pixels.clone()) for frame in still_shot(13, noise=4)]
+    for frame in shot:
+        frame.pixels[:, :10] = frame.pixels[:, -10:] = 16
+    middle = (slice(None), slice(12, -12))
+    left = film_module._average(shot, 6, 6) - still_shot(1)[0].unit()
+    noise = shot[6].unit() - still_shot(1)[0].unit()
+    assert (left[middle].std() / noise[middle].std()).item() == pytest.approx(13**-0.5, rel=0.1)
+    assert (film_module._average(shot, 6, 6)[:, :10] == shot[6].unit()[:, :10]).all()
+
+
 def test_slow_motion_is_not_noise() -> None:
     """A picture that brightens by half a level with each frame, of which motion sees nothing."""
     slow = [
