@@ -295,7 +295,9 @@ class FilmRestorer:
         beside = list(_beside(window, place))
         changing = moment.changing.union(*(other.changing for other, *_ in beside))
         if beside and changing:
-            neighbours = [self._neighbour(moment, *each, plan) for each in beside]
+            # What only fades has nothing to fuse: that would round off where it turns, at anchors.
+            changed = _covered(changing, plan, pixels.shape[-2:]).to(pixels.device)
+            neighbours = [self._neighbour(moment, *each, changed, plan) for each in beside]
             fused = fuse(own, neighbours, _box(changing, plan, pixels.shape[-2:]), SCALE)
             removed = (own.mean(0) - fused.mean(0))[None, None]  # no third picture
             self._finished = None
@@ -306,11 +308,11 @@ class FilmRestorer:
         return self._finished.result
 
     def _neighbour(
-        self, own: _Moment, other: _Moment, flow: Tensor, trusted: Tensor, plan: TilePlan
+        self, own: _Moment, other: _Moment, flow: Tensor, trusted: Tensor, changed: Tensor, plan: TilePlan
     ) -> Neighbour:
         pixels = own.averaged.pixels
         flow, trusted = flow.to(pixels), trusted.to(pixels.device)
-        weight = agreement(pixels, other.averaged.pixels, flow, trusted)
+        weight = agreement(pixels, other.averaged.pixels, flow, trusted & changed)
         return Neighbour(picture_of(other.canvas(), plan, pixels.shape[-2:]), flow, weight)
 
 
@@ -471,6 +473,20 @@ def _touched(mask: Tensor, plan: TilePlan) -> set[int]:
     rows = before[tops + plan.tiles[0].height] - before[tops]
     inside = rows[:, lefts + plan.tiles[0].width] - rows[:, lefts]
     return set(inside.flatten().nonzero().flatten().tolist())
+
+
+def _covered(chosen: Collection[int], plan: TilePlan, size: Sequence[int]) -> Tensor:
+    """Bool [h,w]: where a picture of that size lies in chosen tiles (by index)."""
+    columns, (first, *_) = len(plan.lefts), plan.tiles
+    index = torch.tensor(sorted(chosen))
+    top, left = torch.tensor(plan.tops)[index // columns], torch.tensor(plan.lefts)[index % columns]
+    bottom, right = top + first.height, left + first.width
+    # One more inside than outside of every corner; sums from above and from the left fill the tiles.
+    corners = torch.zeros(plan.height + 1, plan.width + 1, dtype=torch.int32)
+    for y, x, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+        corners.index_put_((y, x), torch.full_like(index, sign, dtype=torch.int32), accumulate=True)
+    inside = corners.cumsum(0).cumsum(1) > 0
+    return inside[plan.top : plan.top + size[0], plan.left : plan.left + size[1]]
 
 
 def _beside(window: Sequence[_Moment], place: int) -> Iterator[tuple[_Moment, Tensor, Tensor]]:

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from skimage import data
 from torch import Tensor, nn
 
-from invsr_daemon.model import InvSR
+from invsr_daemon.model import InvSR, fusion
 from invsr_daemon.model import film as film_module
 from invsr_daemon.model.film import FilmFrame, FilmRestorer
 from invsr_daemon.model.invsr import Options
 from invsr_daemon.model.noise import AnchorNoise, CanvasNoise
-from invsr_daemon.model.tiling import TilePlan
+from invsr_daemon.model.tiling import TilePlan, Tiling, plan_tiles
 from invsr_daemon.model.traces import Motion
 
 HEIGHT, WIDTH = 48, 64
@@ -255,6 +257,31 @@ def test_a_still_shot_beside_a_moving_one_stays_exactly_as_it_is(model: InvSR, m
     found = whole(model, frames)
     own = found[5:] if moves == "before" else found[:5]
     assert all(frame is own[0] for frame in own)
+
+
+def test_what_only_fades_is_not_fused(model: InvSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Light that grows and wanes, between somebody who walks and a lamp that blinks."""
+    frames = []
+    for frame in with_object(still_shot(2 * INTERVAL + 1)):
+        pixels = frame.unit() * (1 - 0.002 * abs(INTERVAL - frame.index))
+        pixels[:, 36:44, 48:56] = frame.index % 2
+        frames.append(replace(frame, pixels=pixels))
+    fused = torch.stack(whole(model, frames, tolerance=4 / 255))
+    monkeypatch.setattr(fusion, "SHARE", 0.0)
+    unfused = torch.stack(whole(model, frames, tolerance=4 / 255))
+    between = (..., slice(144, 184), slice(16, 112))
+    assert (fused - unfused)[between].abs().max() < 1e-5
+    assert (fused - unfused).abs().max() > 0.01
+
+
+@given(st.sets(st.integers(0, 34), min_size=1))
+def test_what_tiles_cover(chosen: set[int]) -> None:
+    plan = plan_tiles(44, 60, Tiling(16, 8, 8, fill_tile=False))
+    chosen = {index % len(plan.tiles) for index in chosen}
+    wanted = torch.zeros(plan.height, plan.width, dtype=torch.bool)
+    for tile in (plan.tiles[index] for index in chosen):
+        wanted[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] = True
+    assert torch.equal(film_module._covered(chosen, plan, (44, 60)), wanted[:44, :60])
 
 
 def test_only_what_changes_is_computed_and_the_rest_stays_exactly(model: InvSR) -> None:
