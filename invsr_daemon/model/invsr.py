@@ -264,6 +264,7 @@ class _Sampler:
             return stacked(noises, draw, plan, [unit.tile for unit in units], like.shape[1]).to(like)
 
         outputs = self._restored(lr, normal, self._model.dtype)
+        # Before the clamp, which would make white of what is infinite.
         if self._model.dtype != torch.float32 and not outputs.isfinite().all():
             log.warning("values beyond %s: computing this batch in float32", self._model.dtype)
             networks = (self._parts.vae, self._parts.unet, self._parts.noise_predictor)
@@ -274,10 +275,10 @@ class _Sampler:
             finally:
                 for network in networks:
                     cast(network, self._model.dtype)
-        return outputs
+        return outputs.clamp_(0, 1)
 
     def _restored(self, lr: Tensor, normal: Callable[[Draw, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
-        """LR tiles [N,3,h,w] in [0,1] -> [N,3,4h,4w] float32 in [0,1]."""
+        """LR tiles [N,3,h,w] in [0,1] -> [N,3,4h,4w] float32, about [0,1]."""
         vae, device = self._parts.vae, self._model.device
         scheduler = scheduler_at(self._parts.scheduler, self._options.timesteps, device)
         scaling = vae.config.scaling_factor
@@ -288,7 +289,7 @@ class _Sampler:
         noise = predicted.mean + predicted.std * normal("noise_predictor", predicted.mean)
         latents = denoise(scheduler, self._predict, latents, noise)
         decoded = vae.decode(latents.to(dtype) / scaling).sample.float()
-        return ((decoded + 1) / 2).clamp_(0, 1)
+        return (decoded + 1) / 2
 
     def _predict(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """The UNet's output, guided away from the negative prompt if the scale is above one."""

@@ -127,7 +127,8 @@ def seam(
     Args:
         changes: per frame, from the one before; None where there is none (first frames, cuts).
         at: a frame where something begins anew, such as a chunk.
-        reference: the same of the truth: changes are divided by its, since contents do not move evenly.
+        reference: the same of the truth, or of a result where nothing begins there: changes are divided by
+            its, since contents do not move evenly.
         without: other such frames: they are no neighbours.
         neighbours: on either side.
 
@@ -141,26 +142,6 @@ def seam(
     if here is None or not others:
         return None
     return abs(here / median(others) - 1)
-
-
-def usual_seam(
-    changes: Sequence[float | None],
-    *,
-    reference: Sequence[float | None] | None = None,
-    without: Collection[int] = (),
-    neighbours: int = NEIGHBOURS,
-) -> float | None:
-    """What `seam` says of frames where nothing begins anew: nine of ten are below it; None if there are none.
-
-    Contents do not move evenly: a seam that is no greater than this cannot be told from them.
-    """
-    others = [
-        seam(changes, at, reference=reference, without=without, neighbours=neighbours)
-        for at in range(len(changes))
-        if at not in without
-    ]
-    known = sorted(value for value in others if value is not None)
-    return known[9 * (len(known) - 1) // 10] if known else None
 
 
 def _ratio(own: float | None, reference: float | None) -> float | None:

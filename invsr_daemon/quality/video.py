@@ -52,7 +52,6 @@ from .temporal import (
     mean_square,
     residuals,
     seam,
-    usual_seam,
 )
 from .tiles import Tiles
 from .video_methods import TRUTH, VideoMethod, open_video_methods, parse_video_methods
@@ -91,14 +90,12 @@ class VideoScore:
 
     `values`: by the table's column. `changes`, `compensated`: per frame, from the one before; None in the
     first frame of a shot. `seams`: by frame where a chunk or an anchor begins, of both; see `temporal.seam`.
-    `usual`: the same of the other frames; see `temporal.usual_seam`.
     """
 
     values: dict[str, float | None]
     changes: tuple[float | None, ...]
     compensated: tuple[float | None, ...]
     seams: dict[int, tuple[float | None, float | None]]
-    usual: tuple[float | None, float | None]
     tiles: Tiles | None
     seconds: float
 
@@ -309,10 +306,6 @@ class Track:
             for start in sorted(starts)
             if start
         }
-        usual = (
-            usual_seam(self.changes, reference=truth.changes, without=starts),
-            usual_seam(self.compensated, without=starts),
-        )
         values = {
             "PSNR": mean(each["PSNR"] for each in self._quality),
             "SSIM": mean(each["SSIM"] for each in self._quality),
@@ -325,7 +318,7 @@ class Track:
             "seam b.m.": _largest(pair[1] for pair in seams.values()),
         }
         series = tuple(self.changes), tuple(self.compensated)
-        return VideoScore(values, *series, seams, usual, tiles, self.seconds)
+        return VideoScore(values, *series, seams, tiles, self.seconds)
 
     def _compare(self, step: Step, frame: Pixels) -> None:
         """PSNR and SSIM of every frame, patches for NIQE of some; what comes again is not measured again."""

@@ -1,8 +1,10 @@
 """What is compared on films: the methods for pictures, frame by frame, and models with a memory.
 
 bicubic, lanczos
-MODEL[:temporal=off|static|full][:OPTION=VALUE]...
-    as the daemon restores films (`invsr_daemon.films`), in chunks that see as far around them as a worker's
+MODEL[:temporal=off|static|full][:phase=N][:OPTION=VALUE]...
+    as the daemon restores films (`invsr_daemon.films`), in chunks that see as far around them as a worker's;
+    with a phase as if the film's first frame were that many frames into it: chunks and anchors begin at
+    other frames, so that what they do to a frame can be told from what the frame shows
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -28,16 +30,21 @@ from .tiles import TileCounter, Tiles
 
 Temporal = Literal["off", "static", "full"]
 TEMPORAL: tuple[Temporal, ...] = get_args(Temporal)
+OWN_OPTIONS = ("temporal", "phase")  # those of pictures aside
 TRUTH = "truth"  # is always there, and may be named
 
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """A method as it was asked for; `temporal` is None for one that treats each frame as a picture."""
+    """A method as it was asked for; `temporal` is None for one that treats each frame as a picture.
+
+    `phase`: how many frames earlier chunks and anchors begin than they would.
+    """
 
     label: str
     picture: MethodSpec
     temporal: TemporalSettings | None = None
+    phase: int = 0
 
     def settings(self) -> dict[str, object]:
         """Everything but the label and the name, for a record; empty for a filter."""
@@ -48,6 +55,7 @@ class VideoSpec:
             "temporal": self.temporal.mode,
             "noise_anchor_interval": self.temporal.anchor_interval,
             "static_tolerance": self.temporal.static_tolerance,
+            "phase": self.phase,
         }
 
 
@@ -124,7 +132,7 @@ class Restored:
 
     def _film(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
         """Chunk after chunk, each with what it looks at around it."""
-        temporal, picture = self.spec.temporal, self.spec.picture
+        temporal, picture, phase = self.spec.temporal, self.spec.picture, self.spec.phase
         assert temporal is not None
         options = Options(
             timesteps=picture.timesteps,
@@ -133,16 +141,19 @@ class Restored:
             color_fix=picture.color_fix,
             guidance_scale=self._model.guidance_scale,
         )
-        reader = _Reader(film_frames(frames, 0, temporal), temporal.context)
-        for start, stop in pairwise((*chunk_starts, sys.maxsize)):
+        numbered = film_frames(frames, phase, temporal)
+        beginning = (replace(frame, cut=True) for frame in islice(numbered, 1))
+        reader = _Reader(chain(beginning, numbered), temporal.context)
+        starts = (phase, *(start for start in chunk_starts if start > phase))
+        for start, stop in pairwise((*starts, sys.maxsize)):
             wanted = range(start, stop)
             around = reader.around(wanted)
             restored = restore_film(
                 self._model.model, around, wanted, options, temporal, seed=self._model.seed
             )
             for index, frame in enumerate(restored, start):
-                if temporal.mode != "off" and index and index % temporal.anchor_interval == 0:
-                    self.anchors = (*self.anchors, index)
+                if temporal.mode != "off" and index > phase and index % temporal.anchor_interval == 0:
+                    self.anchors = (*self.anchors, index - phase)
                 yield _pixels(frame[None].cpu())
 
 
@@ -198,18 +209,20 @@ def open_video_methods(
 
 def _parsed(label: str, settings: Settings) -> VideoSpec:
     parts = [part.partition("=") for part in label.split(":")]
-    given = [value for key, _, value in parts if key == "temporal"]
-    rest = ":".join("".join(part) for part in parts if part[0] != "temporal")
+    given = {key: value for key, _, value in parts if key in OWN_OPTIONS}
+    rest = ":".join("".join(part) for part in parts if part[0] not in OWN_OPTIONS)
     (picture,) = parse_methods(rest, settings)
     picture = replace(picture, label=label)
     if not picture.timesteps:
         if given:
             raise ConfigError(f"method {label!r}: {picture.name} has no options")
         return VideoSpec(label, picture)
-    mode = given[0] if given else settings.temporal
-    if len(given) > 1 or mode not in TEMPORAL:
+    mode, phase = given.get("temporal", settings.temporal), given.get("phase", "0")
+    if mode not in TEMPORAL:
         raise ConfigError(f"method {label!r}: temporal must be one of {', '.join(TEMPORAL)}")
-    return VideoSpec(label, picture, replace(settings.temporal_settings(), mode=mode))
+    if not (phase.isascii() and phase.isdigit()):
+        raise ConfigError(f"method {label!r}: phase must be a number of frames, not {phase!r}")
+    return VideoSpec(label, picture, replace(settings.temporal_settings(), mode=mode), int(phase))
 
 
 def _picture(frame: Pixels) -> Tensor:

@@ -356,6 +356,20 @@ def test_overflow_in_half_precision_is_computed_again_in_float32(
     assert {p.dtype for p in half._parts.vae.parameters()} == {torch.float16}, "and back again"
 
 
+def test_infinite_pixels_are_computed_again_and_not_white(tiny_model_dir: Path) -> None:
+    half = InvSR.load(tiny_model_dir, dtype=torch.float16)
+    vae = half._parts.vae
+
+    def overflow(_: object, __: object, output: Tensor) -> Tensor:
+        return output.fill_(torch.inf) if output.dtype == torch.float16 else output
+
+    x = pictures(16, 16)
+    with vae.decoder.conv_out.register_forward_hook(overflow), counted(half) as calls:
+        restored = half.restore(x, tile=32)
+    assert calls.batches["decoder"] == [1, 1]
+    assert (restored - InvSR.load(tiny_model_dir).restore(x, tile=32)).abs().max() < 0.02
+
+
 def test_half_precision_without_overflow_is_computed_once(tiny_model_dir: Path) -> None:
     half = InvSR.load(tiny_model_dir, dtype=torch.float16)
     with counted(half) as calls:

@@ -22,7 +22,6 @@ from invsr_daemon.quality.temporal import (
     residuals,
     seam,
     temporal_std,
-    usual_seam,
     warping_error,
 )
 
@@ -155,15 +154,3 @@ def test_neighbours_are_no_seams_themselves_nor_cuts() -> None:
     assert seam(changes, 4, neighbours=3, without=(2, 3, 6)) == pytest.approx(0)
     assert seam(changes, 5) is None
     assert seam([None, 1.0], 1) is None
-
-
-def test_an_uneven_film_is_usual_there() -> None:
-    """Every fourth change is twice as great: that is how this film is, and a seam of that size is none."""
-    changes = [None, *(1.95 if t % 4 else 3.95 for t in range(1, 40))]
-    assert usual_seam(changes) == pytest.approx(1.0)
-    assert usual_seam(changes, reference=changes) == pytest.approx(0)
-    even = [None, *[1.95] * 20]
-    assert usual_seam(even) == 0
-    even[10] = 9.0
-    assert usual_seam(even, without=(10,)) == 0
-    assert usual_seam([None, 1.0]) is None

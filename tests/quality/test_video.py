@@ -128,6 +128,21 @@ def test_noise_of_its_own_or_the_same_for_all(folder: Path, tiny_model_dir: Path
     assert static["values"]["E_warp"] == static["values"]["std"] == 0
 
 
+def test_a_phase_begins_anchors_and_chunks_at_other_frames(tiny_model_dir: Path) -> None:
+    texts = [f"{tiny_model_dir}:tile=32:temporal=full{phase}" for phase in ("", ":phase=4")]
+    settings = Settings()
+    methods = open_video_methods(
+        parse_video_methods(",".join(texts), settings), settings, torch.device("cpu")
+    )
+    (clip,) = generated(["static-noise"], Studio(PHOTOGRAPHS, SIZE, frames=16))
+    own, moved, _ = watch(clip, methods, chunk_frames=15).scores.values()
+    assert [method.anchors for method in methods] == [(12,), (8,)]
+    assert list(own.seams) == [12, 15]
+    assert list(moved.seams) == [8, 15]
+    assert own.changes[0] is moved.changes[0] is None
+    assert own.changes[9:] != moved.changes[9:]
+
+
 def test_a_real_film(tmp_path: Path) -> None:
     """Motion by 3 pixels a frame, a cut, and a crop that is no multiple of four."""
     film = film_of(tmp_path / "film.mkv", [*moving(4), *(frame[:, ::-1] for frame in moving(3, step=0))])
@@ -233,15 +248,16 @@ def test_methods_that_share_a_model_are_counted_apart(folder: Path, tiny_model_d
 
 
 def test_the_grammar_of_methods() -> None:
-    specs = parse_video_methods("bicubic,truth,m:start=100:temporal=static:tile=64,m", Settings())
+    specs = parse_video_methods("bicubic,truth,m:start=100:temporal=static:tile=64:phase=3,m", Settings())
     assert [(spec.label, spec.temporal and spec.temporal.mode) for spec in specs] == [
         ("bicubic", None),
-        ("m:start=100:temporal=static:tile=64", "static"),
+        ("m:start=100:temporal=static:tile=64:phase=3", "static"),
         ("m", "full"),
     ]
     assert specs[1].picture.timesteps == (100,)
     assert specs[1].picture.tile == 64
     assert specs[1].settings()["temporal"] == "static"
+    assert [spec.phase for spec in specs] == [0, 3, 0]
     assert specs[0].settings() == {}
 
 
@@ -258,6 +274,7 @@ def test_the_grammar_of_methods() -> None:
         (("--methods", "bicubic,bicubic"), "given twice"),
         (("--methods", "default:temporal=perhaps"), "temporal must be one of off"),
         (("--methods", "bicubic:temporal=off"), "bicubic has no options"),
+        (("--methods", "default:phase=-1"), "phase must be a number of frames, not '-1'"),
         (("--methods", "default:speed=9"), "there is no option 'speed'"),
         (("--plot", "nowhere/plot.png"), "there is no folder"),
         (("--sheet", "sheet.png"), "--sheet does not go with --video"),
