@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import motion
-from .model.film import FilmFrame, FilmRestorer
+from .model.averaging import FilmFrame
+from .model.film import FilmRestorer
 from .model.invsr import InvSR, Options
 from .model.noise import CanvasNoise
 from .model.traces import Motion

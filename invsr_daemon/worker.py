@@ -25,7 +25,7 @@ from .films import Pixels, film_frames, picture, restore_film
 from .media.decode import RgbFrame, decode_chunk
 from .media.encode import film_size, open_chunk
 from .media.image import image_format, read_image, write_image
-from .model.film import FilmFrame
+from .model.averaging import FilmFrame
 from .model.invsr import InvSR, Options
 from .model.noise import CanvasNoise
 from .overlap import read_ahead, write_behind

@@ -13,63 +13,27 @@ restored at once (docs/temporal.md):
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from .fusion import Box, Neighbour, agreement, fuse
+from .averaging import Averaged, FilmFrame, average, pixels_changed
+from .coverage import box_around, pixels_covered, tiles_touched
+from .fusion import Neighbour, agreement, fuse
 from .invsr import SCALE, InvSR, Options, Unit, picture_of
 from .noise import AnchorNoise, CanvasNoise, MovedNoise, NoiseSource
 from .tiling import HALO, Blend, Block, Tile, TilePlan, covering, cut, fine, merged, plan_tiles, reflect_pad
-from .traces import Motion, Trace
-
-T = TypeVar("T")
-WINDOW = 5
-# Noise is what differs from one frame to the next at this share of the still pixels: it is everywhere (but in
-# black bars), and no greater between frames far apart. Slow motion is neither. Up to so many times as much,
-# pixels show the same.
-NOISE_QUANTILE, NOISE_FACTOR = 0.25, 1.6
-
-
-@dataclass(frozen=True)
-class FilmFrame:
-    """One LR frame. `pixels` [3,h,w]: uint8, or float within [0,1].
-
-    `motion`: from the frame before; None if there is none, or it is not known. `cut`: a new shot begins.
-    """
-
-    index: int
-    pixels: Tensor
-    motion: Motion | None = None
-    cut: bool = False
-
-    def unit(self) -> Tensor:
-        """The pixels as float32 in [0,1]."""
-        return self.pixels.float() / 255 if self.pixels.dtype == torch.uint8 else self.pixels.float()
-
-
-@dataclass(frozen=True)
-class _Averaged:
-    """A frame, and its pixels float32 [3,h,w] in [0,1] averaged over time where nothing moves."""
-
-    frame: FilmFrame
-    pixels: Tensor
-
-    @property
-    def motion(self) -> Motion | None:
-        return self.frame.motion
+from .traces import Trace
+from .windows import handed_over, windows, with_next
 
 
 class _Moment:
     """A frame on its way: its canvas [3,4H,4W] is computed when it is first asked for."""
 
-    def __init__(self, averaged: _Averaged, noise: NoiseSource, compute: Callable[[], Tensor]) -> None:
+    def __init__(self, averaged: Averaged, noise: NoiseSource, compute: Callable[[], Tensor]) -> None:
         self.averaged = averaged
         self.noise = noise
         self.changing: frozenset[int] = frozenset()
@@ -156,10 +120,10 @@ class FilmRestorer:
     def _results(self, frames: Iterable[FilmFrame]) -> Iterator[Tensor]:
         half, wanted = self._interval // 2, self._wanted
         averaged = (
-            _Averaged(window[place], _average(window, place, half))
-            for window, place in _windows(map(self._here, frames), half + half // 3)
+            Averaged(window[place], average(window, place, half))
+            for window, place in windows(map(self._here, frames), half + half // 3)
         )
-        for window, place in _windows(self._moments(averaged), 1):
+        for window, place in windows(self._moments(averaged), 1):
             if window[place].index in wanted:
                 yield self._result(window, place)
             if window[place].index >= wanted.stop - 1:
@@ -170,11 +134,11 @@ class FilmRestorer:
 
     # From anchor to anchor
 
-    def _moments(self, frames: Iterable[_Averaged]) -> Iterator[_Moment]:
+    def _moments(self, frames: Iterable[Averaged]) -> Iterator[_Moment]:
         """Every frame from the first anchor on."""
         start: _Moment | None = None
-        run: list[_Averaged] = []
-        for averaged, following in _with_next(frames):
+        run: list[Averaged] = []
+        for averaged, following in with_next(frames):
             anchor = averaged.frame.cut or averaged.frame.index % self._interval == 0
             if start is not None:
                 run.append(averaged)
@@ -186,19 +150,19 @@ class FilmRestorer:
             if run and (anchor or last):
                 between, end = self._between(start, run)
                 yield start
-                yield from _handed_over(between)
+                yield from handed_over(between)
                 start, run = end, []
             if last:
                 yield start
                 start = None
 
-    def _anchor(self, averaged: _Averaged, before: _Moment | None) -> _Moment:
+    def _anchor(self, averaged: Averaged, before: _Moment | None) -> _Moment:
         """What is exactly as it was at the anchor before is taken from there."""
         plan = self.plan(averaged)
         every = set(range(len(plan.tiles)))
         changed = every
         if before is not None:
-            changed = _touched((averaged.pixels != before.averaged.pixels).any(0), plan)
+            changed = tiles_touched((averaged.pixels != before.averaged.pixels).any(0), plan)
         if before is None or changed == every:
             return _Moment(averaged, self._anchor_noise, partial(self._at_anchor, averaged, every, None))
 
@@ -211,12 +175,12 @@ class FilmRestorer:
 
         return _Moment(averaged, self._anchor_noise, compute)
 
-    def _at_anchor(self, averaged: _Averaged, chosen: Collection[int], ground: Tensor | None) -> Tensor:
+    def _at_anchor(self, averaged: Averaged, chosen: Collection[int], ground: Tensor | None) -> Tensor:
         plan = self.plan(averaged)
         (blend,) = self.restored([averaged], [self._anchor_noise], [chosen], [ground], plan)
         return blend.result()[0]
 
-    def _between(self, start: _Moment, run: Sequence[_Averaged]) -> tuple[list[_Moment], _Moment]:
+    def _between(self, start: _Moment, run: Sequence[Averaged]) -> tuple[list[_Moment], _Moment]:
         """The moments after an anchor up to the next, and that one."""
         frames = [start.averaged, *run]
         end = self._anchor(run[-1], start)
@@ -226,7 +190,7 @@ class FilmRestorer:
             moment.changing |= interval.changing
         return moments, end
 
-    def _noises(self, frames: Sequence[_Averaged]) -> list[NoiseSource]:
+    def _noises(self, frames: Sequence[Averaged]) -> list[NoiseSource]:
         """Each frame's noise, the canvas's own where nothing has moved."""
         motions = [averaged.motion for averaged in frames[1:] if averaged.motion is not None]
         if len(motions) < len(frames) - 1 or all(motion.still.all() for motion in motions):
@@ -245,7 +209,7 @@ class FilmRestorer:
 
     def restored(
         self,
-        frames: Sequence[_Averaged],
+        frames: Sequence[Averaged],
         noises: Sequence[NoiseSource],
         chosen: Sequence[Collection[int]],
         grounds: Sequence[Tensor | None],
@@ -282,7 +246,7 @@ class FilmRestorer:
         """The frames (by index) that are restored together with a frame."""
         return range(first, max(first + 1, min(first + self._frame_batch, self._wanted.stop)))
 
-    def plan(self, averaged: _Averaged) -> TilePlan:
+    def plan(self, averaged: Averaged) -> TilePlan:
         return plan_tiles(averaged.pixels.shape[-2], averaged.pixels.shape[-1], self._tiling)
 
     # From canvas to result
@@ -296,9 +260,10 @@ class FilmRestorer:
         changing = moment.changing.union(*(other.changing for other, *_ in beside))
         if beside and changing:
             # What only fades has nothing to fuse: that would round off where it turns, at anchors.
-            changed = _covered(changing, plan, pixels.shape[-2:]).to(pixels.device)
-            neighbours = [self._neighbour(moment, *each, changed, plan) for each in beside]
-            fused = fuse(own, neighbours, _box(changing, plan, pixels.shape[-2:]), SCALE)
+            covered = pixels_covered(changing, plan, pixels.shape[-2:])
+            there = covered.to(pixels.device)
+            neighbours = [self._neighbour(moment, *each, there, plan) for each in beside]
+            fused = fuse(own, neighbours, box_around(covered), SCALE)
             removed = (own.mean(0) - fused.mean(0))[None, None]  # no third picture
             self._finished = None
             return self._model.finish(fused[None], pixels[None], plan, [noise], self._options, removed)[0]
@@ -308,11 +273,11 @@ class FilmRestorer:
         return self._finished.result
 
     def _neighbour(
-        self, own: _Moment, other: _Moment, flow: Tensor, trusted: Tensor, changed: Tensor, plan: TilePlan
+        self, own: _Moment, other: _Moment, flow: Tensor, trusted: Tensor, changing: Tensor, plan: TilePlan
     ) -> Neighbour:
         pixels = own.averaged.pixels
         flow, trusted = flow.to(pixels), trusted.to(pixels.device)
-        weight = agreement(pixels, other.averaged.pixels, flow, trusted & changed)
+        weight = agreement(pixels, other.averaged.pixels, flow, trusted & changing)
         return Neighbour(picture_of(other.canvas(), plan, pixels.shape[-2:]), flow, weight)
 
 
@@ -322,7 +287,7 @@ class _Interval:
     def __init__(
         self,
         film: FilmRestorer,
-        frames: Sequence[_Averaged],
+        frames: Sequence[Averaged],
         noises: Sequence[NoiseSource],
         start: _Moment,
         end: _Moment,
@@ -333,8 +298,7 @@ class _Interval:
         self._noises = noises
         self._plan = film.plan(frames[0])
         self._blends: dict[int, Blend] = {}
-        changes = _changes(frames, film.tolerance)
-        self.changing = frozenset(_touched(changes, self._plan))
+        self.changing = frozenset(tiles_touched(pixels_changed(frames, film.tolerance), self._plan))
         # What fades; nothing where all changes: anchors' canvases are large.
         self._ends = None if len(self.changing) == len(self._plan.tiles) else (start, end)
 
@@ -356,7 +320,8 @@ class _Interval:
             assert faded is not None
             return faded
         blend = self._restored(place)
-        for whole, inside in merged(self._plan, self.changing - touched, self._plan.width):
+        whole_canvas = max(self._plan.height, self._plan.width)
+        for whole, inside in merged(self._plan, self.changing - touched, whole_canvas):
             blend.add_block(0, whole, inside, cut(previous.canvas(), whole, SCALE))
         return blend.result()[0]
 
@@ -379,114 +344,13 @@ class _Interval:
     def _touched(self, place: int) -> set[int]:
         """The tiles in which a frame does not repeat the pixels of the one before."""
         one, other = (self._frames[each].frame.pixels for each in (place - 1, place))
-        return _touched((one != other).any(0), self._plan)
+        return tiles_touched((one != other).any(0), self._plan)
 
     def _faded(self, place: int) -> Tensor | None:
         if self._ends is None:
             return None
         one, other = (end.canvas() for end in self._ends)
         return one if one is other else torch.lerp(one, other, place / (len(self._frames) - 1))
-
-
-def _average(window: Sequence[FilmFrame], place: int, half: int) -> Tensor:
-    """A frame [3,h,w] averaged, pixel by pixel, with those before and after it as long as nothing moves.
-
-    With `half` of them on either side; where a shot begins or ends a third of those that lack is made up for
-    on the other side: so the first anchor differs from the second by as much as that from the third.
-    """
-    own = window[place].unit()
-    total = torch.zeros_like(own)
-    count = torch.ones_like(own[:1])
-    sides = [list(_around_in_shot(window, place, step)) for step in (1, -1)]
-    for near, far in (sides, sides[::-1]):
-        reach = half + max(0, half - len(far)) // 3
-        noise = None
-        for difference, still in _differences(own, near[:reach]):
-            amount = _around(difference.abs().mean(0, keepdim=True))
-            if noise is None:
-                noise = _noise(amount, still, own)
-            alike = still & (amount <= NOISE_FACTOR * noise)
-            total += difference * alike
-            count += alike
-    # Differences, so that equal frames give exactly themselves.
-    return own + total / count
-
-
-def _noise(amount: Tensor, still: Tensor, own: Tensor) -> Tensor:
-    """What noise makes of the difference `amount` [1,h,w] between a frame [3,h,w] and the next one."""
-    telling = amount[still & ((amount > 0) | ~_blank(own))]
-    return telling.sort().values[int(NOISE_QUANTILE * len(telling))] if len(telling) else amount.new_zeros(())
-
-
-def _blank(pixels: Tensor) -> Tensor:
-    """Bool [1,h,w]: where all of [3,h,w] is of one colour in a window."""
-    padded = functional.pad(pixels, (1, 0, 1, 0), mode="replicate")
-    left, above = padded[:, 1:, :-1], padded[:, :-1, 1:]
-    edges = ((pixels != left) | (pixels != above)).any(0, keepdim=True)
-    return _around(edges.float()) == 0
-
-
-def _around_in_shot(window: Sequence[FilmFrame], place: int, step: int) -> Iterator[tuple[FilmFrame, Motion]]:
-    """The frames after (step 1) or before (-1) one in its shot, each with the motion that leads to it."""
-    at = place
-    while 0 <= at + step < len(window):
-        motion = window[max(at, at + step)].motion
-        if motion is None:
-            return
-        at += step
-        yield window[at], motion
-
-
-def _differences(own: Tensor, others: Iterable[tuple[FilmFrame, Motion]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """From a frame [3,h,w] to those around it, and where nothing has moved on the way, bool [1,h,w]."""
-    still = torch.ones_like(own[:1], dtype=torch.bool)
-    for frame, motion in others:
-        still = still & motion.still.to(own.device)
-        if not still.any():
-            return
-        yield frame.unit() - own, still
-
-
-def _changes(frames: Sequence[_Averaged], tolerance: float) -> Tensor:
-    """Bool [h,w]: where any frame differs from the first by more than the tolerance."""
-    first = frames[0].pixels
-    changed = torch.zeros(first.shape[-2:], dtype=torch.bool, device=first.device)
-    for averaged in frames[1:]:
-        amount = (averaged.pixels - first).abs().mean(0, keepdim=True)
-        changed |= _around(amount)[0] > tolerance
-    return changed
-
-
-def _around(amount: Tensor) -> Tensor:
-    """Means of [1,h,w] in windows."""
-    return functional.avg_pool2d(
-        amount[None], WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
-    )[0]
-
-
-def _touched(mask: Tensor, plan: TilePlan) -> set[int]:
-    """The tiles (by index) in which a mask [h,w] is anywhere true."""
-    padded = reflect_pad(mask[None, None].to(torch.int32), plan)[0, 0]
-    # How many are true above and to the left of a corner; four corners tell of a tile.
-    before = functional.pad(padded.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    tops, lefts = (torch.tensor(each).to(mask.device) for each in (plan.tops, plan.lefts))
-    rows = before[tops + plan.tiles[0].height] - before[tops]
-    inside = rows[:, lefts + plan.tiles[0].width] - rows[:, lefts]
-    return set(inside.flatten().nonzero().flatten().tolist())
-
-
-def _covered(chosen: Collection[int], plan: TilePlan, size: Sequence[int]) -> Tensor:
-    """Bool [h,w]: where a picture of that size lies in chosen tiles (by index)."""
-    columns, (first, *_) = len(plan.lefts), plan.tiles
-    index = torch.tensor(sorted(chosen))
-    top, left = torch.tensor(plan.tops)[index // columns], torch.tensor(plan.lefts)[index % columns]
-    bottom, right = top + first.height, left + first.width
-    # One more inside than outside of every corner; sums from above and from the left fill the tiles.
-    corners = torch.zeros(plan.height + 1, plan.width + 1, dtype=torch.int32)
-    for y, x, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
-        corners.index_put_((y, x), torch.full_like(index, sign, dtype=torch.int32), accumulate=True)
-    inside = corners.cumsum(0).cumsum(1) > 0
-    return inside[plan.top : plan.top + size[0], plan.left : plan.left + size[1]]
 
 
 def _beside(window: Sequence[_Moment], place: int) -> Iterator[tuple[_Moment, Tensor, Tensor]]:
@@ -497,58 +361,6 @@ def _beside(window: Sequence[_Moment], place: int) -> Iterator[tuple[_Moment, Te
         yield window[place + 1], motion.forward, motion.leads
 
 
-def _box(changing: Collection[int], plan: TilePlan, size: Sequence[int]) -> Box:
-    """The part of the picture that changing tiles (by index) cover."""
-    tiles = [plan.tiles[index] for index in changing]
-    return Box(
-        top=max(0, min(tile.top for tile in tiles) - plan.top),
-        left=max(0, min(tile.left for tile in tiles) - plan.left),
-        bottom=min(size[0], max(tile.top + tile.height for tile in tiles) - plan.top),
-        right=min(size[1], max(tile.left + tile.width for tile in tiles) - plan.left),
-    )
-
-
 def _within(tile: Tile, whole: Tile) -> Tile:
     """A tile in coordinates of the one it is part of."""
     return Tile(tile.index, tile.top - whole.top, tile.left - whole.left, tile.height, tile.width)
-
-
-def _windows(items: Iterable[T], reach: int) -> Iterator[tuple[Sequence[T], int]]:
-    """Each item among those up to `reach` before and after it, and its place among them."""
-    held: deque[T] = deque()
-    place = 0
-    for item in items:
-        held.append(item)
-        if len(held) > place + reach:
-            yield tuple(held), place
-            place = _advanced(held, place, reach)
-    while place < len(held):
-        yield tuple(held), place
-        place = _advanced(held, place, reach)
-
-
-def _advanced(held: deque[T], place: int, reach: int) -> int:
-    if place < reach:
-        return place + 1
-    held.popleft()
-    return place
-
-
-def _handed_over(items: list[T]) -> Iterator[T]:
-    """Each item, and no hold on those given before: canvases are large."""
-    items.reverse()
-    while items:
-        yield items.pop()
-
-
-def _with_next(items: Iterable[T]) -> Iterator[tuple[T, T | None]]:
-    """Each item with the one after it."""
-    coming = iter(items)
-    try:
-        current = next(coming)
-    except StopIteration:
-        return
-    for item in coming:
-        yield current, item
-        current = item
-    yield current, None

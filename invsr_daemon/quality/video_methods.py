@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..config import Settings
 from ..films import film_frames, restore_film
-from ..model.film import FilmFrame
+from ..model.averaging import FilmFrame
 from ..model.invsr import Options
 from ..records import ConfigError, TemporalSettings
 from .clips import Pixels, quantised

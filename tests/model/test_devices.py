@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from invsr_daemon.model import InvSR
-from invsr_daemon.model.film import FilmFrame, FilmRestorer
+from invsr_daemon.model.averaging import FilmFrame
+from invsr_daemon.model.film import FilmRestorer
 from invsr_daemon.model.invsr import ColorFix, Options
 
-from .test_film import crop, pan, photograph, still_shot, with_cut, with_object
+from .shots import crop, pan, photograph, still_shot, with_cut, with_object
 
 DEVICE = torch.device("meta")  # the only other one that every build of torch knows
 # These take tensors in main memory beside the device's own.

@@ -11,20 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from skimage import data
 from torch import Tensor, nn
 
 from invsr_daemon.model import InvSR, fusion
 from invsr_daemon.model import film as film_module
-from invsr_daemon.model.film import FilmFrame, FilmRestorer
+from invsr_daemon.model.averaging import FilmFrame
+from invsr_daemon.model.film import FilmRestorer
 from invsr_daemon.model.invsr import Options
 from invsr_daemon.model.noise import AnchorNoise, CanvasNoise
-from invsr_daemon.model.tiling import TilePlan, Tiling, plan_tiles
-from invsr_daemon.model.traces import Motion
+from invsr_daemon.model.tiling import TilePlan
 
-HEIGHT, WIDTH = 48, 64
+from .shots import HEIGHT, WIDTH, crop, moving, pan, photograph, still_shot, with_cut, with_object
+
 INTERVAL, REACH = 6, 9
 OPTIONS = Options(tile_batch=1)
 
@@ -52,50 +50,6 @@ def latents_of(model: InvSR) -> Iterator[list[tuple[int, ...]]]:
 def pixels_in(shapes: Sequence[tuple[int, ...]]) -> int:
     """LR pixels; latents are half as wide and high."""
     return sum(4 * batch * height * width for batch, _, height, width in shapes)
-
-
-def photograph(name: str = "astronaut") -> Tensor:
-    """uint8 [3,256,256]."""
-    return torch.from_numpy(getattr(data, name)()[:512:2, :512:2].copy()).permute(2, 0, 1)
-
-
-def crop(picture: Tensor, left: int, top: int = 40) -> Tensor:
-    return picture[:, top : top + HEIGHT, left : left + WIDTH].clone()
-
-
-def moving(x: float, y: float = 0.0) -> Motion:
-    """The whole picture's content goes so far from one frame to the next."""
-    forward = torch.tensor([x, y]).view(2, 1, 1).expand(2, HEIGHT, WIDTH).float()
-    column = torch.arange(WIDTH).expand(HEIGHT, WIDTH)
-    row = torch.arange(HEIGHT)[:, None].expand(HEIGHT, WIDTH)
-
-    def inside(sign: int) -> Tensor:
-        return (
-            (column + sign * x >= 0)
-            & (column + sign * x < WIDTH)
-            & (row + sign * y >= 0)
-            & (row + sign * y < HEIGHT)
-        )
-
-    still = torch.full((HEIGHT, WIDTH), x == 0 and y == 0)
-    return Motion(forward, -forward, inside(1), inside(-1), still)
-
-
-def still_shot(frames: int, noise: float = 0.0) -> list[FilmFrame]:
-    """One picture again and again, with sensor noise (levels of 255) of its own in each frame."""
-    clean = crop(photograph(), 90).float()
-    generator = torch.Generator().manual_seed(0)
-    shots = [
-        (clean + noise * torch.randn(clean.shape, generator=generator)).round().clamp(0, 255).byte()
-        for _ in range(frames)
-    ]
-    return [FilmFrame(i, shot, moving(0) if i else None) for i, shot in enumerate(shots)]
-
-
-def pan(frames: int, step: int = 1) -> list[FilmFrame]:
-    return [
-        FilmFrame(i, crop(photograph(), 40 + step * i), moving(-step) if i else None) for i in range(frames)
-    ]
 
 
 def restored(
@@ -142,48 +96,6 @@ def test_sensor_noise_is_averaged_away(model: InvSR) -> None:
     assert (quiet[12] - truth).square().mean() < (noisy[12] - truth).square().mean() / 3
 
 
-def test_equal_frames_average_to_exactly_themselves() -> None:
-    shot = still_shot(7)
-    for place in range(7):
-        assert torch.equal(film_module._average(shot, place, 6), shot[0].unit())
-
-
-@pytest.mark.parametrize(("place", "frames"), [(0, 9), (3, 11), (12, 13), (22, 11), (24, 9)])
-def test_as_many_frames_are_averaged_as_noise_asks(place: int, frames: int) -> None:
-    """Six on either side, and where the shot ends a third of those that lack there."""
-    shot = still_shot(25, noise=4)
-    clean = still_shot(1)[0].unit()
-    left = film_module._average(shot, place, 6) - clean
-    noise = shot[place].unit() - clean
-    assert (left.std() / noise.std()).item() == pytest.approx(frames**-0.5, rel=0.05)
-
-
-def test_black_bars_tell_nothing_of_noise() -> None:
-    shot = [replace(frame, pixels=frame.pixels.clone()) for frame in still_shot(13, noise=4)]
-    for frame in shot:
-        frame.pixels[:, :10] = frame.pixels[:, -10:] = 16
-    middle = (slice(None), slice(12, -12))
-    left = film_module._average(shot, 6, 6) - still_shot(1)[0].unit()
-    noise = shot[6].unit() - still_shot(1)[0].unit()
-    assert (left[middle].std() / noise[middle].std()).item() == pytest.approx(13**-0.5, rel=0.1)
-    assert (film_module._average(shot, 6, 6)[:, :10] == shot[6].unit()[:, :10]).all()
-
-
-def test_slow_motion_is_not_noise() -> None:
-    """A picture that brightens by half a level with each frame, of which motion sees nothing."""
-    slow = [
-        FilmFrame(frame.index, (frame.unit() + 0.5 * frame.index / 255).clamp(0, 1), frame.motion)
-        for frame in still_shot(7)
-    ]
-    ends = [film_module._average(slow, place, 6) - slow[place].unit() for place in (0, 6)]
-    assert max(end.abs().max().item() for end in ends) * 255 < 0.3, "no further than the next frame"
-
-
-def test_what_moves_is_not_averaged() -> None:
-    shot = pan(7)
-    assert torch.equal(film_module._average(shot, 3, 6), shot[3].unit())
-
-
 @pytest.mark.parametrize("kind", ["pan", "noise", "cut", "object"])
 def test_chunks_leave_no_seams(model: InvSR, kind: str) -> None:
     """Whatever the chunks, every frame comes out as if the whole film had been restored at once."""
@@ -201,41 +113,6 @@ def test_chunks_leave_no_seams(model: InvSR, kind: str) -> None:
         assert len(pieces) == 26
         for one, other in zip(at_once, pieces, strict=True):
             assert (one - other).square().mean() < 10 ** (-65 / 10)
-
-
-def with_cut(frames: Sequence[FilmFrame], at: int) -> list[FilmFrame]:
-    other = crop(photograph("coffee"), 30)
-    return [
-        frame if i < at else replace(frame, pixels=other, motion=moving(0) if i > at else None, cut=i == at)
-        for i, frame in enumerate(frames)
-    ]
-
-
-def with_object(frames: Sequence[FilmFrame]) -> list[FilmFrame]:
-    """A bright square of 8 pixels wanders through the left half, and everyone knows how."""
-    return [replace(frame, pixels=stamped(frame, i), motion=wandering(i)) for i, frame in enumerate(frames)]
-
-
-def stamped(frame: FilmFrame, i: int) -> Tensor:
-    pixels = frame.pixels.clone()
-    pixels[:, 8:16, i : i + 8] = 255
-    return pixels
-
-
-def wandering(i: int) -> Motion | None:
-    if i == 0:
-        return None
-    motion = moving(0)
-    forward, backward, still = (
-        torch.zeros(2, HEIGHT, WIDTH),
-        torch.zeros(2, HEIGHT, WIDTH),
-        motion.still.clone(),
-    )
-    forward[0, 8:16, i - 1 : i + 7], backward[0, 8:16, i : i + 8] = 1, -1
-    still[8:16, i - 1 : i + 8] = False
-    leads, stems = motion.leads.clone(), motion.stems.clone()
-    leads[8:16, i + 7], stems[8:16, i - 1] = False, False  # what is covered next, what has come to light
-    return Motion(forward, backward, leads, stems, still)
 
 
 def test_nothing_crosses_a_cut(model: InvSR) -> None:
@@ -274,16 +151,6 @@ def test_what_only_fades_is_not_fused(model: InvSR, monkeypatch: pytest.MonkeyPa
     assert (fused - unfused).abs().max() > 0.01
 
 
-@given(st.sets(st.integers(0, 34), min_size=1))
-def test_what_tiles_cover(chosen: set[int]) -> None:
-    plan = plan_tiles(44, 60, Tiling(16, 8, 8, fill_tile=False))
-    chosen = {index % len(plan.tiles) for index in chosen}
-    wanted = torch.zeros(plan.height, plan.width, dtype=torch.bool)
-    for tile in (plan.tiles[index] for index in chosen):
-        wanted[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] = True
-    assert torch.equal(film_module._covered(chosen, plan, (44, 60)), wanted[:44, :60])
-
-
 def test_only_what_changes_is_computed_and_the_rest_stays_exactly(model: InvSR) -> None:
     frames = with_object(still_shot(13))
     with latents_of(model) as shapes:
@@ -302,7 +169,7 @@ def test_skipping_stays_near_the_full_computation(model: InvSR, monkeypatch: pyt
     def all_of_them(mask: Tensor, plan: TilePlan) -> set[int]:
         return set(range(len(plan.tiles)))
 
-    monkeypatch.setattr(film_module, "_touched", all_of_them)
+    monkeypatch.setattr(film_module, "tiles_touched", all_of_them)
     with latents_of(model) as shapes:
         everything = whole(model, frames)
     assert pixels_in(shapes) == len(frames) * HEIGHT * WIDTH
