@@ -18,7 +18,15 @@ import pytest
 import torch
 
 from invsr_daemon.model import InvSR, hub
-from invsr_daemon.model.hub import fingerprint, listing, pull, resolve, sources_for, verify
+from invsr_daemon.model.hub import (
+    fingerprint,
+    listing,
+    pull,
+    pulling,
+    resolve,
+    sources_for,
+    verify,
+)
 from invsr_daemon.records import ModelError, ModelUnreachableError, ResourceError
 from tests.hubserver import Files, HubServer, base_files, predictor_files
 
@@ -56,7 +64,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name)
     for constant in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
         monkeypatch.setattr(constants, constant, str(tmp_path / "huggingface" / constant))
-    monkeypatch.setattr(hub, "RETRY_WAITS", (0.05,))
+    monkeypatch.setattr(pulling, "RETRY_WAITS", (0.05,))
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -282,7 +290,7 @@ def test_a_pull_killed_before_its_last_step_is_finished_offline(installed: Path,
 
 def test_two_pulls_at_a_time_are_refused(get: Callable[..., Path], models: Path) -> None:
     models.mkdir(parents=True)
-    with hub._alone(models / NAME), pytest.raises(ModelError, match="another pull of sd-turbo"):
+    with pulling.alone(models / NAME), pytest.raises(ModelError, match="another pull of sd-turbo"):
         get()
 
 
@@ -501,7 +509,7 @@ def test_models_live_in_the_users_data_directory(monkeypatch: pytest.MonkeyPatch
 def test_the_packaged_model_needs_no_pull(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_dir: Path
 ) -> None:
-    monkeypatch.setattr(hub, "PACKAGED_MODELS", tmp_path)
+    monkeypatch.setattr("invsr_daemon.model.hub.installed.PACKAGED_MODELS", tmp_path)
     with pytest.raises(ModelError, match="install invsr-daemon again"):
         resolve("default")
     assert verify("default", models) == [f"{tmp_path / 'default'} is missing"]
