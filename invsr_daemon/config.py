@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -26,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from .devices import device_names
 from .records import ConfigError, ImageSettings, ModelSettings, TemporalSettings, VideoSettings
 from .timesteps import check_timesteps, default_timesteps
 
@@ -72,6 +74,11 @@ def _else(said: str) -> WrapValidator:
             raise ValueError(said) from error
 
     return WrapValidator(check)
+
+
+def _listed(given: Any) -> Any:
+    """Several names in one text."""
+    return tuple(given.split(",")) if isinstance(given, str) else given
 
 
 class _Section(BaseModel):
@@ -220,8 +227,11 @@ class Settings(_Section):
     state_dir: Path = Field(default_factory=default_state_dir)
     models_dir: Path | None = None
     devices: Annotated[
-        str | tuple[str, ...], _else("Input should be auto, cpu, cpu:N, cuda or cuda:N, or a list of those")
-    ] = "auto"
+        tuple[str, ...],
+        BeforeValidator(_listed),
+        _else("Input should be auto, cpu, cpu:N, cuda or cuda:N, or a list of those"),
+        AfterValidator(device_names),
+    ] = ("auto",)
     workers: int = Field(0, ge=0, le=64)
     model: str = "default"
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"

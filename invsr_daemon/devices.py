@@ -7,9 +7,10 @@ worker asks torch, which respects CUDA_VISIBLE_DEVICES.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .records import ConfigError
 
 ACCELERATOR_NODES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 ASK_SECONDS = 120
+NAMES = re.compile(r"auto|cpu(:0*[1-9][0-9]*)?|cuda(:[0-9]+)?")
 INSTEAD = "`invsr-daemon doctor` tells more, and `devices: cpu` does without"
 
 
@@ -40,15 +42,25 @@ def find_devices() -> tuple[str, ...]:
     return tuple(json.loads(asked.stdout)) or ("cpu",)
 
 
-def choose_devices(wanted: str | tuple[str, ...], workers: int) -> tuple[str, ...]:
-    """A device for each worker: `auto`, `cpu`, `cuda` (all), `cuda:0,cuda:1`, `cpu:2` (two workers on
-    the CPU), or a list of those. `workers` > 0 sets their number, going round over the devices.
+def device_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Each `auto`, `cpu`, `cpu:2` (two workers on the CPU), `cuda` (all) or `cuda:0`, blanks taken off.
 
-    Raises ConfigError if the wish cannot be understood or fulfilled.
+    Raises ValueError if one is none of these.
     """
-    names = wanted.split(",") if isinstance(wanted, str) else wanted
+    names = tuple(name.strip() for name in names)
+    for name in names:
+        if not NAMES.fullmatch(name):
+            raise ValueError(f"{name!r} is none of auto, cpu, cpu:N, cuda, cuda:N")
+    return names
+
+
+def choose_devices(names: Iterable[str], workers: int) -> tuple[str, ...]:
+    """A device for each worker, of what `device_names` has found right.
+
+    `workers` > 0 sets their number, going round over the devices. Raises ConfigError if one is not there.
+    """
     there = cache(find_devices)  # torch may take long to answer, and is asked once
-    devices = [device for name in names for device in _named(name.strip(), there)]
+    devices = [device for name in names for device in _named(name, there)]
     count = workers or len(devices)
     return tuple(devices[i % len(devices)] for i in range(count))
 
@@ -57,15 +69,13 @@ def _named(name: str, find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     kind, _, number = name.partition(":")
     if name == "auto":
         return find()
-    if kind == "cpu" and (not number or (number.isdigit() and int(number) > 0)):
+    if kind == "cpu":
         return ("cpu",) * int(number or 1)
-    if kind == "cuda" and (not number or number.isdigit()):
-        there = [device for device in find() if device.startswith("cuda")]
-        if not there:
-            raise ConfigError("devices: there is no CUDA device here (nvidia-smi, and torch built for CUDA?)")
-        if not number:
-            return tuple(there)
-        if name not in there:
-            raise ConfigError(f"devices: there is no {name}, only {', '.join(there)}")
-        return (name,)
-    raise ConfigError(f"devices: {name!r} is none of auto, cpu, cpu:N, cuda, cuda:N")
+    there = [device for device in find() if device.startswith("cuda")]
+    if not there:
+        raise ConfigError("devices: there is no CUDA device here (nvidia-smi, and torch built for CUDA?)")
+    if not number:
+        return tuple(there)
+    if name not in there:
+        raise ConfigError(f"devices: there is no {name}, only {', '.join(there)}")
+    return (name,)

@@ -2,9 +2,9 @@
 
     python -m tests.chaos --kills 30 --seed 1
 
-Files arrive all the while. In the end every file has exactly one end state, results are those of a run
-that nothing disturbed, byte by byte, no chunk was computed again after it was recorded, and neither
-outbox nor work folder holds litter.
+Files arrive all the while, so that there is work at every kill. In the end every file has exactly one end
+state, results are those of a run that nothing disturbed, byte by byte, no chunk was computed again after
+it was recorded, and neither outbox nor work folder holds litter.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
-from invsr_daemon.store import STORE_FILE, Store
+from invsr_daemon.store import ENDED, STORE_FILE, Store
 
 from .command import wait_until
 from .daemons import Site, contents, film, kill, picture, stop
@@ -39,20 +40,26 @@ DAEMON_SHARE = 0.5
 # Most kills hit a daemon that starts, looks at files and plans; some come later, when workers are at it. In
 # units of the time that a daemon took to its first result.
 DEEP_SHARE, DEEP, SHALLOW = 0.25, 2.0, 0.3
+FILMS, PICTURES = 4, 6
+# Files that wait or are worked on whenever something is killed.
+BUSY = 3
 REPORT_EVERY = 50
 PATIENCE = 3600.0
 
 Recorded = dict[tuple[int, int], float]
+Dropped = dict[Path, str]  # which file lies where in the inbox
 
 
 @dataclass
 class Chaos:
-    """One site and all that was seen of it."""
+    """One site and all that was seen of it. `files` come again and again, each time into another folder."""
 
     site: Site
+    files: Iterator[Path]
     chance: random.Random
     unit: float
     say: Callable[[str], None]
+    dropped: Dropped = field(default_factory=dict)
     killed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("daemons", "workers", "media"), 0))
     recorded: Recorded = field(default_factory=dict)
 
@@ -60,25 +67,25 @@ class Chaos:
     def kills(self) -> int:
         return sum(self.killed.values())
 
-    def run(self, files: list[Path], kills: int) -> None:
-        """Drop the files, evenly between kills; then leave it in peace."""
-        waiting = list(files)
+    def run(self, kills: int) -> None:
+        """Kill as often while there is work; then leave it in peace."""
         while self.kills < kills:
             with self.site.started() as process:
                 while process.poll() is None and self.kills < kills:
-                    for _ in range(max(1, len(files) // kills)):
-                        if waiting:
-                            self.site.drop(waiting.pop())
+                    self._feed()
                     longest = DEEP if self.chance.random() < DEEP_SHARE else SHALLOW
                     time.sleep(self.chance.uniform(0, longest * self.unit))  # chance decides the moment
                     self._kill_something(process)
             self._look()
-        for path in waiting:
-            self.site.drop(path)
         with self.site.daemon() as process:
-            self.site.wait_until_all_ended(len(files), PATIENCE)
+            self.site.wait_until_all_ended(len(self.dropped), PATIENCE)
             assert stop(process) == 0
         self._look()
+
+    def _feed(self) -> None:
+        ended = sum(row.state in ENDED for row in self.site.jobs())
+        for _ in range(ended + BUSY - len(self.dropped)):
+            _drop(self.site, next(self.files), self.dropped)
 
     def _kill_something(self, process: subprocess.Popen[bytes]) -> None:
         children = [("workers", pid) for pid in sorted(self.site.workers())]
@@ -111,37 +118,48 @@ def recorded(site: Site) -> Recorded:
     return {(row.job, row.index): row.finished for row in rows if row.finished is not None}
 
 
-def make_files(folder: Path, kills: int) -> list[Path]:
-    """Films, pictures and files that are neither: enough that there is work until the last kill."""
+def make_files(folder: Path) -> list[Path]:
+    """Films, pictures and files that are neither."""
     folder.mkdir(parents=True)
-    made = [film(folder / f"film-{number}.mp4", 24, seed=number) for number in range(max(3, kills // 30))]
-    made += [picture(folder / f"picture-{number}.png", seed=number) for number in range(max(12, kills // 10))]
+    made = [film(folder / f"film-{number}.mp4", 24, seed=number) for number in range(FILMS)]
+    made += [picture(folder / f"picture-{number}.png", seed=number) for number in range(PICTURES)]
     for name, content in BAD.items():
         (folder / name).write_bytes(content)
         made.append(folder / name)
     return made
 
 
-def undisturbed(site: Site, files: list[Path]) -> float:
+def undisturbed(site: Site, files: list[Path]) -> tuple[float, Dropped]:
     """The same files without kills; how long it took to the first result."""
+    dropped: Dropped = {}
     for path in files:
-        site.drop(path)
+        _drop(site, path, dropped)
     began = time.monotonic()
     with site.daemon() as process:
         wait_until(lambda: any(row.state == "done" for row in site.jobs()), "a first result")
         seconds = time.monotonic() - began
         site.wait_until_all_ended(len(files), PATIENCE)
         assert stop(process) == 0
-    return seconds
+    return seconds, dropped
 
 
-def assert_whole(site: Site, files: int, expected: dict[str, bytes]) -> None:
-    """Every file has one end state, and the results are the expected ones, without litter."""
+def results(site: Site, dropped: Dropped) -> dict[Path, dict[str, bytes]]:
+    """What the outbox holds for each dropped file; results lie in folders as their files do."""
+    found = {path: contents(site.outbox / path.parent) for path in dropped}
+    assert sum(map(len, found.values())) == len(contents(site.outbox))
+    return found
+
+
+def assert_whole(site: Site, dropped: Dropped) -> None:
+    """Every file has one end state, a result if it is a good one, and there is no litter."""
     rows = site.jobs()
-    assert len(rows) == files
-    assert {row.relative.name for row in rows if row.state == "failed"} == set(BAD)
-    assert all(row.state in ("done", "failed") for row in rows)
-    assert contents(site.outbox) == expected
+    assert len(rows) == len(dropped)
+    assert {row.relative: row.state for row in rows} == {
+        path: "failed" if name in BAD else "done" for path, name in dropped.items()
+    }
+    assert {path for path, found in results(site, dropped).items() if not found} == {
+        path for path, name in dropped.items() if name in BAD
+    }
     assert site.litter() == []
     with Store.open(site.state / STORE_FILE) as store:
         for row in rows:
@@ -154,21 +172,32 @@ def assert_whole(site: Site, files: int, expected: dict[str, bytes]) -> None:
 
 def run(folder: Path, kills: int, seed: int, say: Callable[[str], None], unit: float | None = None) -> Chaos:
     """All of it, in an empty folder. AssertionError if a promise is broken."""
-    files = make_files(folder / "files", kills)
+    files = make_files(folder / "files")
     calm = Site.make(folder / "calm", **SETTINGS)
-    took = undisturbed(calm, files)
-    expected = contents(calm.outbox)
-    assert_whole(calm, len(files), expected)
-    say(f"undisturbed: the first result after {took:.1f} s, {len(expected)} of {len(files)} files restored")
+    took, dropped = undisturbed(calm, files)
+    assert_whole(calm, dropped)
+    expected = {dropped[path]: found for path, found in results(calm, dropped).items()}
+    say(f"undisturbed: the first result after {took:.1f} s, {len(files)} files")
     chance = random.Random(seed)
     chance.shuffle(files)
     began = time.monotonic()
-    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), chance, unit or took, say)
-    chaos.run(files, kills)
-    assert_whole(chaos.site, len(files), expected)
+    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), cycle(files), chance, unit or took, say)
+    chaos.run(kills)
+    assert_whole(chaos.site, chaos.dropped)
+    for path, found in results(chaos.site, chaos.dropped).items():
+        assert found == expected[chaos.dropped[path]], path
     killed = ", ".join(f"{number} {what}" for what, number in chaos.killed.items())
-    say(f"killed in {time.monotonic() - began:.0f} s: {killed}; every promise was kept")
+    say(
+        f"killed in {time.monotonic() - began:.0f} s: {killed}; {len(chaos.dropped)} files,"
+        f" {len(chaos.recorded)} chunks recorded; every promise was kept"
+    )
     return chaos
+
+
+def _drop(site: Site, file: Path, dropped: Dropped) -> None:
+    place = Path(str(len(dropped)), file.name)
+    site.drop(file, str(place))
+    dropped[place] = file.name
 
 
 def _places(given: Path | None, stack: ExitStack) -> Path:

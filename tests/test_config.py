@@ -116,6 +116,8 @@ def test_a_section_without_anything_in_it_means_its_defaults(tmp_path: Path) -> 
         ("devices: 3", ": devices: Input should be auto, cpu, cpu:N, cuda or cuda:N, or a list of those"),
         ("devices: [cpu, 3]", ": devices: Input should be auto"),
         ("video: {options: {a: [1]}}", ": video.options.a: Input should be a text or a number"),
+        ("devices: 'cpu,,cpu'", ": devices: '' is none of auto, cpu, cpu:N, cuda, cuda:N"),
+        ("devices: [cpu, gpu7]", ": devices: 'gpu7' is none of auto, cpu, cpu:N, cuda, cuda:N"),
         ("watch: {ignore: '*.x'}", ": watch.ignore: Input should be a list"),
         ("inbox: 3", ": inbox: Input should be a path"),
         ("presets: {5: {}}", ": presets.5: Input should be a text: write it in quotes"),

@@ -6,31 +6,29 @@ from pathlib import Path
 import pytest
 
 from invsr_daemon import devices
-from invsr_daemon.devices import choose_devices
+from invsr_daemon.devices import choose_devices, device_names
 from invsr_daemon.records import ConfigError
 
 
 @pytest.mark.parametrize(
     ("wanted", "workers", "chosen"),
     [
-        ("cpu", 0, ("cpu",)),
-        ("cpu:3", 0, ("cpu", "cpu", "cpu")),
-        ("cpu", 2, ("cpu", "cpu")),
-        ("cpu:3", 1, ("cpu",)),
+        (("cpu",), 0, ("cpu",)),
+        (("cpu:3",), 0, ("cpu", "cpu", "cpu")),
+        (("cpu",), 2, ("cpu", "cpu")),
+        (("cpu:3",), 1, ("cpu",)),
         (("cpu", "cpu:2"), 0, ("cpu", "cpu", "cpu")),
-        ("cpu, cpu", 0, ("cpu", "cpu")),
+        (("cpu", " cpu"), 0, ("cpu", "cpu")),
     ],
 )
-def test_a_device_for_every_worker(
-    wanted: str | tuple[str, ...], workers: int, chosen: tuple[str, ...]
-) -> None:
-    assert choose_devices(wanted, workers) == chosen
+def test_a_device_for_every_worker(wanted: tuple[str, ...], workers: int, chosen: tuple[str, ...]) -> None:
+    assert choose_devices(device_names(wanted), workers) == chosen
 
 
-@pytest.mark.parametrize("wanted", ["", "gpu", "cpu:0", "cpu:x", "cuda:x", "cpu,,cpu"])
+@pytest.mark.parametrize("wanted", ["", "gpu", "cpu:0", "cpu:x", "cuda:x", "cpu,cpu"])
 def test_what_is_no_device_is_refused(wanted: str) -> None:
-    with pytest.raises(ConfigError, match="devices"):
-        choose_devices(wanted, 0)
+    with pytest.raises(ValueError, match="is none of auto, cpu, cpu:N, cuda, cuda:N"):
+        device_names(["cpu", wanted])
 
 
 def stand_in_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
@@ -45,7 +43,7 @@ def stand_in_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) 
 def test_torch_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = tmp_path / "asked"
     stand_in_python(monkeypatch, tmp_path, f"""echo >> {asked}; echo '["cuda:0", "cuda:1"]'""")
-    assert choose_devices("cuda:1,cuda:0,auto", 0) == ("cuda:1", "cuda:0", "cuda:0", "cuda:1")
+    assert choose_devices(("cuda:1", "cuda:0", "auto"), 0) == ("cuda:1", "cuda:0", "cuda:0", "cuda:1")
     assert asked.read_text() == "\n"
 
 
@@ -63,5 +61,5 @@ def test_a_torch_that_breaks_or_hangs_is_told_with_a_way_out(
     stand_in_python(monkeypatch, tmp_path, script)
     monkeypatch.setattr(devices, "ASK_SECONDS", 600 if "exit" in script else 0.1)
     with pytest.raises(ConfigError, match=said) as caught:
-        choose_devices("auto", 0)
+        choose_devices(("auto",), 0)
     assert "devices: cpu" in str(caught.value)
