@@ -217,8 +217,8 @@ class TemporalSettings:
         """How many frames before and after a chunk have an influence on it."""
         if self.mode == "off":
             return 0, 0
-        reach = self.anchor_interval + self.anchor_interval // 2
-        return reach, reach + 1
+        reach = self.anchor_interval + self.anchor_interval // 2 + 1
+        return reach, reach
 
 
 @dataclass(frozen=True)

@@ -108,4 +108,4 @@ def test_otherwise_a_still_film_stays_still(tiny_model: InvSR, mode: str) -> Non
 
 def test_the_context_that_a_mode_needs() -> None:
     assert temporal("off").context == (0, 0)
-    assert temporal("static").context == temporal("full").context == (6, 7)
+    assert temporal("static").context == temporal("full").context == (7, 7)

@@ -74,7 +74,11 @@ def average(window: Sequence[FilmFrame], place: int, half: int) -> Tensor:
 def _noise(amount: Tensor, still: Tensor, own: Tensor) -> Tensor:
     """What noise makes of the difference `amount` [1,h,w] between a frame [3,h,w] and the next one."""
     telling = amount[still & ((amount > 0) | ~_blank(own))]
-    return telling.sort().values[int(NOISE_QUANTILE * len(telling))] if len(telling) else amount.new_zeros(())
+    return (
+        telling.kthvalue(int(NOISE_QUANTILE * len(telling)) + 1).values
+        if len(telling)
+        else amount.new_zeros(())
+    )
 
 
 def _blank(pixels: Tensor) -> Tensor:

@@ -12,14 +12,15 @@ from .fusion import Box
 from .tiling import TilePlan, reflect_pad
 
 
-def tiles_touched(mask: Tensor, plan: TilePlan) -> set[int]:
-    """The tiles (by index) in which a mask [h,w] is anywhere true."""
+def tiles_touched(mask: Tensor, plan: TilePlan, margin: int = 0) -> set[int]:
+    """The tiles (by index) in which, or so many pixels around which, a mask [h,w] is anywhere true."""
     padded = reflect_pad(mask[None, None].to(torch.int32), plan)[0, 0]
     # How many are true above and to the left of a corner; four corners tell of a tile.
     before = functional.pad(padded.cumsum(0).cumsum(1), (1, 0, 1, 0))
     tops, lefts = (torch.tensor(each).to(mask.device) for each in (plan.tops, plan.lefts))
-    rows = before[tops + plan.tiles[0].height] - before[tops]
-    inside = rows[:, lefts + plan.tiles[0].width] - rows[:, lefts]
+    bottoms, rights = tops + plan.tiles[0].height, lefts + plan.tiles[0].width
+    rows = before[(bottoms + margin).clamp(max=plan.height)] - before[(tops - margin).clamp(min=0)]
+    inside = rows[:, (rights + margin).clamp(max=plan.width)] - rows[:, (lefts - margin).clamp(min=0)]
     return set(inside.flatten().nonzero().flatten().tolist())
 
 

@@ -102,15 +102,19 @@ class FilmRestorer:
         self._alive = alive
         self._most = model.tiling_for(options.tile)
         self._tiling = fine(self._most)
+        # What a model that is not bound to its tile sees around it.
+        self._halo = 0 if self._most.fill_tile else -(-HALO // self._most.multiple) * self._most.multiple
         self._finished: _Finished | None = None
         self._wanted = range(0)
 
     def restore(self, frames: Iterable[FilmFrame], wanted: range) -> Iterator[Tensor]:
         """The wanted frames (by index), each [3,H,W] float32 in [0,1] of the options' size.
 
-        `frames` are consecutive. For results that do not depend on where they begin and end, they reach
-        `interval + interval // 2` frames further than `wanted` on either side (one more at the end), as far
-        as there are any. A frame that repeats the one before gives the very same tensor.
+        `frames` are consecutive; the first is an anchor (its index a multiple of the interval, or a cut), or
+        others before the first anchor are not given. For results that do not depend on where they begin and
+        end, they reach `interval + interval // 2 + 1` frames further than `wanted` on either side, as far as
+        there are any. A frame that repeats the one before gives the very same tensor. With the first of them
+        ValueError is raised if the timesteps are beyond the model's.
         """
         self._wanted = wanted
         results = self._results(frames)
@@ -119,9 +123,13 @@ class FilmRestorer:
 
     def _results(self, frames: Iterable[FilmFrame]) -> Iterator[Tensor]:
         half, wanted = self._interval // 2, self._wanted
+        # The anchor before the frame before the first wanted one; and what changes at an anchor depends on
+        # all frames since the one before it.
+        earliest = (wanted.start - 2) // self._interval * self._interval
         averaged = (
             Averaged(window[place], average(window, place, half))
             for window, place in windows(map(self._here, frames), half + half // 3)
+            if window[place].index >= earliest
         )
         for window, place in windows(self._moments(averaged), 1):
             if window[place].index in wanted:
@@ -157,12 +165,12 @@ class FilmRestorer:
                 start = None
 
     def _anchor(self, averaged: Averaged, before: _Moment | None) -> _Moment:
-        """What is exactly as it was at the anchor before is taken from there."""
+        """What is exactly as it was at the anchor before, as far as it is looked at, is taken from there."""
         plan = self.plan(averaged)
         every = set(range(len(plan.tiles)))
         changed = every
         if before is not None:
-            changed = tiles_touched((averaged.pixels != before.averaged.pixels).any(0), plan)
+            changed = tiles_touched((averaged.pixels != before.averaged.pixels).any(0), plan, self._halo)
         if before is None or changed == every:
             return _Moment(averaged, self._anchor_noise, partial(self._at_anchor, averaged, every, None))
 
@@ -235,16 +243,17 @@ class FilmRestorer:
         most = self._most
         if most.fill_tile:
             return [(block[0], [block]) for block in merged(plan, tiles, most.tile)]
-        halo = -(-HALO // most.multiple) * most.multiple
-        return covering(plan, tiles, halo, most.tile)
+        return covering(plan, tiles, self._halo, most.tile)
 
     def _blend(self, plan: TilePlan, ground: Tensor | None) -> Blend:
         shape = (1, plan.height * SCALE, plan.width * SCALE)
         return Blend(shape, plan, SCALE, self._model.device, None if ground is None else ground[None])
 
     def together(self, first: int) -> range:
-        """The frames (by index) that are restored together with a frame."""
-        return range(first, max(first + 1, min(first + self._frame_batch, self._wanted.stop)))
+        """The frames (by index) that are restored together with a frame: no more than are wanted."""
+        if first not in self._wanted:
+            return range(first, first + 1)
+        return range(first, min(first + self._frame_batch, self._wanted.stop))
 
     def plan(self, averaged: Averaged) -> TilePlan:
         return plan_tiles(averaged.pixels.shape[-2], averaged.pixels.shape[-1], self._tiling)
@@ -298,6 +307,7 @@ class _Interval:
         self._noises = noises
         self._plan = film.plan(frames[0])
         self._blends: dict[int, Blend] = {}
+        self._touched_at: dict[int, set[int]] = {}
         self.changing = frozenset(tiles_touched(pixels_changed(frames, film.tolerance), self._plan))
         # What fades; nothing where all changes: anchors' canvases are large.
         self._ends = None if len(self.changing) == len(self._plan.tiles) else (start, end)
@@ -343,8 +353,10 @@ class _Interval:
 
     def _touched(self, place: int) -> set[int]:
         """The tiles in which a frame does not repeat the pixels of the one before."""
-        one, other = (self._frames[each].frame.pixels for each in (place - 1, place))
-        return tiles_touched((one != other).any(0), self._plan)
+        if place not in self._touched_at:
+            one, other = (self._frames[each].frame.pixels for each in (place - 1, place))
+            self._touched_at[place] = tiles_touched((one != other).any(0), self._plan)
+        return self._touched_at[place]
 
     def _faded(self, place: int) -> Tensor | None:
         if self._ends is None:

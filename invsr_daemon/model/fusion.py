@@ -63,9 +63,9 @@ def fuse(own: Tensor, neighbours: Sequence[Neighbour], box: Box, scale: int) -> 
         place = (..., slice(rows.start * scale, rows.stop * scale), columns)
         total, weights = own[place].clone(), torch.ones((), device=own.device)
         for neighbour in neighbours:
-            flow = enlarged(neighbour.flow, rows, scale) * scale
+            flow = enlarged(neighbour.flow, rows, scale)[..., columns] * scale
             weight = SHARE * enlarged(neighbour.weight[None], rows, scale)[..., columns]
-            warped = sampled(neighbour.restored[None], flow, "bicubic", rows.start * scale)[0][..., columns]
+            warped = sampled(neighbour.restored[None], flow, "bicubic", rows.start * scale, columns.start)[0]
             total += weight * warped
             weights = weights + weight
         fused[place] = total / weights

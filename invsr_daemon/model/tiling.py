@@ -313,6 +313,7 @@ class Blend:
         batch, height, width = shape
         first = plan.tiles[0]
         self.device = device
+        self._plan = plan
         self._ground = ground
         self._scale = scale
         self._sum = torch.zeros(batch, 3, height, width, device=device)
@@ -322,7 +323,6 @@ class Blend:
             (gaussian_window(side * scale) if len(plan.tiles) > 1 else torch.ones(side * scale)).to(device)
             for side in sides
         )
-        self._weights = self._weights_of(Tile(0, 0, 0, plan.height, plan.width), plan.tiles)
 
     def add(self, frame: int, tile: Tile, output: Tensor) -> None:
         """Add one tile's output [3, scale*tile height, scale*tile width] to a frame's canvas."""
@@ -349,5 +349,6 @@ class Blend:
 
     def result(self) -> Tensor:
         """[batch,3,height,width]; call once, when every tile was added."""
-        blended = self._sum.div_(self._weights)
+        canvas = Tile(0, 0, 0, self._plan.height, self._plan.width)
+        blended = self._sum.div_(self._weights_of(canvas, self._plan.tiles))
         return blended if self._ground is None else blended.add_(self._ground)

@@ -73,11 +73,11 @@ def _resized(values: Tensor, rows: int, columns: int) -> Tensor:
     return functional.interpolate(values, (rows, columns), mode="bilinear")
 
 
-def sampled(pictures: Tensor, flow: Tensor, mode: str, top: int = 0) -> Tensor:
-    """[1,C,H,W] where `flow` [2,h,W] points to from the h rows from `top` on; the border repeated."""
+def sampled(pictures: Tensor, flow: Tensor, mode: str, top: int = 0, left: int = 0) -> Tensor:
+    """[1,C,H,W] where `flow` [2,h,w] points to from the pixels from (top, left) on; the border repeated."""
     height, width = pictures.shape[-2:]
     y = torch.arange(top, top + flow.shape[1], device=flow.device)[:, None] + flow[1]
-    x = torch.arange(width, device=flow.device) + flow[0]
+    x = torch.arange(left, left + flow.shape[2], device=flow.device) + flow[0]
     # grid_sample's coordinates: -1 and 1 are the outer edges of the border pixels.
     grid = torch.stack(((x + 0.5) * (2 / width) - 1, (y + 0.5) * (2 / height) - 1), dim=-1)
     return functional.grid_sample(pictures, grid[None], mode=mode, padding_mode="border", align_corners=False)

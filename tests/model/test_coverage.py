@@ -37,8 +37,11 @@ def test_a_box_holds_all_of_it_and_no_more(chosen: set[int]) -> None:
     assert all(edge.any() for edge in edges)
 
 
-@given(st.sets(st.tuples(st.integers(0, SIZE[0] - 1), st.integers(0, SIZE[1] - 1)), max_size=5))
-def test_which_tiles_a_mask_touches(places: set[tuple[int, int]]) -> None:
+@given(
+    st.sets(st.tuples(st.integers(0, SIZE[0] - 1), st.integers(0, SIZE[1] - 1)), max_size=5),
+    st.sampled_from((0, 1, 8)),
+)
+def test_which_tiles_a_mask_touches(places: set[tuple[int, int]], margin: int) -> None:
     """Each pixel by itself; the padding below and to the right reflects the picture."""
     mask = torch.zeros(SIZE, dtype=torch.bool)
     for y, x in places:
@@ -53,6 +56,9 @@ def test_which_tiles_a_mask_touches(places: set[tuple[int, int]]) -> None:
         tile.index
         for tile in PLAN.tiles
         for y, x in mirrored
-        if tile.top <= y < tile.top + tile.height and tile.left <= x < tile.left + tile.width
+        if -margin <= y - tile.top < tile.height + margin
+        and -margin <= x - tile.left < tile.width + margin
+        and y < PLAN.height
+        and x < PLAN.width
     }
-    assert tiles_touched(mask, PLAN) == wanted
+    assert tiles_touched(mask, PLAN, margin) == wanted

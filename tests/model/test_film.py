@@ -20,10 +20,12 @@ from invsr_daemon.model.film import FilmRestorer
 from invsr_daemon.model.invsr import Options
 from invsr_daemon.model.noise import AnchorNoise, CanvasNoise
 from invsr_daemon.model.tiling import TilePlan
+from invsr_daemon.records import TemporalSettings
 
 from .shots import HEIGHT, WIDTH, crop, moving, pan, photograph, still_shot, with_cut, with_object
 
-INTERVAL, REACH = 6, 9
+INTERVAL = 6
+BEFORE, AFTER = TemporalSettings("full", INTERVAL, 2.0).context
 OPTIONS = Options(tile_batch=1)
 
 
@@ -57,7 +59,7 @@ def restored(
 ) -> list[Tensor]:
     """As a worker does it: with no more than a chunk's context."""
     restorer = FilmRestorer(model, options, seed=3, interval=INTERVAL, **kinds)
-    first, last = wanted.start - REACH, wanted.stop + REACH + 1
+    first, last = wanted.start - BEFORE, wanted.stop + AFTER
     around = [frame for frame in frames if first <= frame.index < last]
     return list(restorer.restore(around, wanted))
 
@@ -98,10 +100,14 @@ def test_sensor_noise_is_averaged_away(model: InvSR) -> None:
 
 @pytest.mark.parametrize("kind", ["pan", "noise", "cut", "object"])
 def test_chunks_leave_no_seams(model: InvSR, kind: str) -> None:
-    """Whatever the chunks, every frame comes out as if the whole film had been restored at once."""
+    """Whatever the chunks, every frame comes out as if the whole film had been restored at once.
+
+    But for a quarter of a level: where the anchor before was not restored, an anchor's rectangles are larger,
+    and see more around a tile than the halo.
+    """
     frames = {
         "pan": pan(26),
-        "noise": still_shot(26, noise=2),
+        "noise": still_shot(26, noise=4),
         "cut": with_cut(still_shot(26), 13),
         "object": with_object(still_shot(26)),
     }[kind]
@@ -112,7 +118,7 @@ def test_chunks_leave_no_seams(model: InvSR, kind: str) -> None:
         ]
         assert len(pieces) == 26
         for one, other in zip(at_once, pieces, strict=True):
-            assert (one - other).square().mean() < 10 ** (-65 / 10)
+            assert apart(one, other) <= (0.25 if kind == "object" else 0)
 
 
 def test_nothing_crosses_a_cut(model: InvSR) -> None:
@@ -157,7 +163,7 @@ def test_only_what_changes_is_computed_and_the_rest_stays_exactly(model: InvSR) 
         few = whole(model, frames)
     every = len(frames) * HEIGHT * WIDTH
     assert pixels_in(shapes) < 0.6 * every
-    right = [frame[:, :, 140:] for frame in few]  # beyond the first column of tiles
+    right = [frame[:, :, 192:] for frame in few]  # beyond the tiles from which the object can be seen
     assert all(torch.equal(each, right[0]) for each in right)
 
 
@@ -166,7 +172,7 @@ def test_skipping_stays_near_the_full_computation(model: InvSR, monkeypatch: pyt
     frames = with_object(still_shot(13))
     skipping = whole(model, frames)
 
-    def all_of_them(mask: Tensor, plan: TilePlan) -> set[int]:
+    def all_of_them(mask: Tensor, plan: TilePlan, margin: int = 0) -> set[int]:
         return set(range(len(plan.tiles)))
 
     monkeypatch.setattr(film_module, "tiles_touched", all_of_them)
@@ -202,9 +208,10 @@ def test_slow_changes_fade_from_anchor_to_anchor(model: InvSR) -> None:
     assert torch.allclose(steps, torch.full_like(steps, 0.3), atol=0.05)
 
 
-def test_only_wanted_frames_and_their_neighbours_are_computed(model: InvSR) -> None:
+@pytest.mark.parametrize("frame_batch", [1, 2, 3, 8])
+def test_only_wanted_frames_and_their_neighbours_are_computed(model: InvSR, frame_batch: int) -> None:
     with latents_of(model) as shapes:
-        found = restored(model, pan(40), range(13, 17))
+        found = restored(model, pan(40), range(13, 17), frame_batch=frame_batch)
     assert len(found) == 4
     assert pixels_in(shapes) == 6 * HEIGHT * WIDTH
 
