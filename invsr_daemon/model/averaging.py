@@ -13,8 +13,8 @@ from .traces import Motion
 
 WINDOW = 5
 # Noise is what differs from one frame to the next at this share of the still pixels: it is everywhere (but in
-# black bars), and no greater between frames far apart. Slow motion is neither. Up to so many times as much,
-# pixels show the same.
+# black bars), and no greater between frames far apart. Slow motion is neither; a change of light is
+# everywhere, but evenly. Up to so many times as much, pixels show the same.
 NOISE_QUANTILE, NOISE_FACTOR = 0.25, 1.6
 
 
@@ -62,23 +62,25 @@ def average(window: Sequence[FilmFrame], place: int, half: int) -> Tensor:
         noise = None
         for difference, still in _differences(own, near[:reach]):
             amount = _around(difference.abs().mean(0, keepdim=True))
-            if noise is None:
-                noise = _noise(amount, still, own)
-            alike = still & (amount <= NOISE_FACTOR * noise)
+            if noise is None and difference.any():  # frames shown again tell nothing
+                noise = _noise(difference, amount, still & ((amount > 0) | ~_blank(own)))
+            alike = still if noise is None else still & (amount <= NOISE_FACTOR * noise)
             total += difference * alike
             count += alike
     # Differences, so that equal frames give exactly themselves.
     return own + total / count
 
 
-def _noise(amount: Tensor, still: Tensor, own: Tensor) -> Tensor:
-    """What noise makes of the difference `amount` [1,h,w] between a frame [3,h,w] and the next one."""
-    telling = amount[still & ((amount > 0) | ~_blank(own))]
-    return (
-        telling.kthvalue(int(NOISE_QUANTILE * len(telling)) + 1).values
-        if len(telling)
-        else amount.new_zeros(())
-    )
+def _noise(difference: Tensor, amount: Tensor, where: Tensor) -> Tensor:
+    """What noise makes of the difference [3,h,w] of two frames; `amount` [1,h,w] is its mean in windows.
+
+    No more than what is not common to a window: light that goes on is.
+    """
+    apart = _around((difference - _around(difference)).abs().mean(0, keepdim=True))
+    telling = torch.minimum(amount, apart)[where]
+    if not len(telling):
+        return amount.new_zeros(())
+    return telling.kthvalue(int(NOISE_QUANTILE * len(telling)) + 1).values
 
 
 def _blank(pixels: Tensor) -> Tensor:

@@ -49,6 +49,34 @@ def test_slow_motion_is_not_noise() -> None:
     assert max(end.abs().max().item() for end in ends) * 255 < 0.3, "no further than the next frame"
 
 
+@pytest.mark.parametrize("noise", [0, 2])
+@pytest.mark.parametrize("light", [8, 20, 40])
+def test_light_that_goes_on_or_flashes_is_not_noise(noise: float, light: int) -> None:
+    """Nothing moves, and everything changes: neither before nor after it is anything seen of it."""
+    dark = still_shot(15, noise=noise)
+    for lit in (range(7, 15), range(7, 8), range(0, 15, 2)):
+        shot = [lightened(frame, light if frame.index in lit else 0) for frame in dark]
+        levels = [float((average(shot, place, 6) - shot[place].unit()).mean() * 255) for place in range(15)]
+        assert max(map(abs, levels)) < 0.3
+
+
+def lightened(frame: FilmFrame, light: int) -> FilmFrame:
+    """By that many levels in the light parts, half of it in black."""
+    pixels = frame.unit()
+    return replace(frame, pixels=(pixels * 0.7 + (0.5 + 0.5 * pixels) * light / 255).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("times", "left"), [(2, 0.45), (3, 0.5)])
+def test_frames_shown_several_times_are_averaged_all_the_same(times: int, left: float) -> None:
+    """Thirteen frames hold thirteen / times pictures."""
+    shot = [still_shot(9, noise=4)[index // times] for index in range(9 * times)]
+    shot = [replace(frame, index=index) for index, frame in enumerate(shot)]
+    clean = still_shot(1)[0].unit()
+    for place in range(12, 12 + times):
+        noise = shot[place].unit() - clean
+        assert (average(shot, place, 6) - clean).std() < left * noise.std()
+
+
 def test_what_moves_is_not_averaged() -> None:
     shot = pan(7)
     assert torch.equal(average(shot, 3, 6), shot[3].unit())
