@@ -93,10 +93,10 @@ def restore_film(
 ) -> Iterator[Tensor]:
     """The wanted frames (by index), each float32 [3,H,W] in [0,1]; those around them are looked at.
 
-    `frame_batch`: frames handed to the model together. `alive` is called again and again.
+    `frame_batch`: frames handed to the model together. `alive` is called after each tile.
     """
     if temporal.mode == "off":
-        return _each_by_itself(model, frames, wanted, options, seed, frame_batch)
+        return _each_by_itself(model, frames, wanted, options, seed, frame_batch, alive)
     restorer = FilmRestorer(
         model,
         options,
@@ -110,10 +110,16 @@ def restore_film(
 
 
 def _each_by_itself(
-    model: InvSR, frames: Iterable[FilmFrame], wanted: range, options: Options, seed: int, frame_batch: int
+    model: InvSR,
+    frames: Iterable[FilmFrame],
+    wanted: range,
+    options: Options,
+    seed: int,
+    frame_batch: int,
+    alive: Callable[[], None],
 ) -> Iterator[Tensor]:
     chosen = (frame for frame in frames if frame.index in wanted)
     while batch := list(islice(chosen, frame_batch)):
         pictures = torch.stack([frame.unit() for frame in batch])
         noises = [CanvasNoise(seed, frame.index) for frame in batch]
-        yield from model.restored(pictures, noises, options)
+        yield from model.restored(pictures, noises, options, alive)

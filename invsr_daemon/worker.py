@@ -14,6 +14,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -53,19 +54,23 @@ class Restorer:
         self.device = torch.device(device)
         self._loaded: tuple[str, torch.dtype] | None = None
         self._model: InvSR | None = None
-        # Where memory did not suffice for the tile that a job's settings ask for.
+        # Where memory did not suffice: settings whose canvases lie in main memory, and smaller tiles.
+        self._in_main_memory: set[ModelSettings] = set()
         self._tiles: dict[ModelSettings, int] = {}
 
-    def image(self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int]) -> Pixels:
+    def image(
+        self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int], alive: Callable[[], None]
+    ) -> Pixels:
         """Restore a picture [H,W,3]; the result is of `size` (width, height) and the same depth."""
-        frames = picture(pixels)[None]
+        frames, noises = picture(pixels)[None], [CanvasNoise(settings.seed)]
         while True:
             try:
-                model = self.model(settings)
-                restored = model.restored(frames, [CanvasNoise(settings.seed)], self._options(settings, size))
-                return _quantised(restored[0], _top(pixels))
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                self.use_smaller_tiles(settings, error)
+                with _memory_errors():
+                    model = self.model(settings)
+                    restored = model.restored(frames, noises, self._options(settings, size), alive)
+                    return _quantised(restored[0], _top(pixels))
+            except MemoryError as error:
+                self.spare_memory(settings, error)
 
     def film(
         self,
@@ -87,8 +92,15 @@ class Restorer:
             alive=alive,
         )
 
-    def use_smaller_tiles(self, settings: ModelSettings, error: BaseException) -> None:
-        """After running out of memory. Raises ResourceError if there are no smaller ones."""
+    def spare_memory(self, settings: ModelSettings, error: BaseException) -> None:
+        """After running out of it. Raises ResourceError if nothing is left to be spared.
+
+        Canvases go first: they are a film's largest part, and the result stays what it would have been.
+        """
+        if self.device.type != "cpu" and settings not in self._in_main_memory:
+            log.warning("out of memory on %s: going on with canvases in main memory", self.device)
+            self._in_main_memory.add(settings)
+            return
         tiling = self.model(settings).tiling
         smaller = _smaller_tile(self._tile(settings) or tiling.tile, tiling.multiple)
         if smaller is None:
@@ -104,6 +116,7 @@ class Restorer:
             color_fix=settings.color_fix,
             guidance_scale=settings.guidance_scale,
             size=(size[1], size[0]),
+            canvas_device=torch.device("cpu") if settings in self._in_main_memory else None,
         )
 
     def _tile(self, settings: ModelSettings) -> int | None:
@@ -146,6 +159,17 @@ def _smaller_tile(tile: int, multiple: int) -> int | None:
     return half if half >= 2 * multiple else None
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """MemoryError for what torch raises: where main memory is short that is a RuntimeError like any other."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+
+
 def _top(pixels: Pixels) -> int:
     return 65535 if pixels.dtype == np.uint16 else 255
 
@@ -172,10 +196,11 @@ def restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> No
             progress(frames)
 
         try:
-            _restore_chunk(task, restorer, tell)
+            with _memory_errors():
+                _restore_chunk(task, restorer, tell)
             return
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            restorer.use_smaller_tiles(task.model, error)
+        except MemoryError as error:
+            restorer.spare_memory(task.model, error)
             progress(-told)
 
 
@@ -214,7 +239,7 @@ def restore_image(task: ImageTask, restorer: Restorer, progress: Progress) -> No
     image = read_image(task.info)
     height, width = image.pixels.shape[:2]
     size = output_size(width, height, task.model.scale, even=False)
-    pixels = restorer.image(image.pixels, task.model, size)
+    pixels = restorer.image(image.pixels, task.model, size, lambda: progress(0))
     write_image(replace(image, pixels=pixels), image_format(task.info, task.image), task.image, task.output)
     progress(1)
 

@@ -88,10 +88,20 @@ def test_motion_is_found_ahead_and_in_order(threads: int) -> None:
 
 def test_off_is_every_frame_by_itself_with_noise_of_its_own(tiny_model: InvSR) -> None:
     frames = list(film_frames([pan(1)[0]] * 5, 10, temporal("off")))
-    found = list(
-        restore_film(tiny_model, frames, range(11, 14), OPTIONS, temporal("off"), seed=2, frame_batch=2)
+    signs: list[int] = []
+    restored = restore_film(
+        tiny_model,
+        frames,
+        range(11, 14),
+        OPTIONS,
+        temporal("off"),
+        seed=2,
+        frame_batch=2,
+        alive=lambda: signs.append(1),
     )
+    found = list(restored)
     assert len(found) == 3
+    assert len(signs) >= 3
     for index, frame in zip(range(11, 14), found, strict=True):
         alone = tiny_model.restore(frames[0].unit()[None], noise=CanvasNoise(2, index), tile=32)[0]
         assert torch.allclose(frame, alone, atol=1e-4)

@@ -100,6 +100,7 @@ class FilmRestorer:
         self.tolerance = tolerance
         self._frame_batch = frame_batch
         self._alive = alive
+        self._canvas_device = options.canvas_device or model.device
         self._most = model.tiling_for(options.tile)
         self._tiling = fine(self._most)
         # What a model that is not bound to its tile sees around it.
@@ -235,7 +236,8 @@ class FilmRestorer:
         for unit, output in self._model.sampled(padded, units, plan, noises, self._options):
             self._alive()
             for whole, inside in pieces[unit]:
-                blends[unit.frame].add_block(0, whole, inside, cut(output, _within(whole, unit.tile), SCALE))
+                part = cut(output, _within(whole, unit.tile), SCALE)
+                blends[unit.frame].add_block(0, whole, inside, part.to(self._canvas_device))
         return blends
 
     def _pieces(self, plan: TilePlan, tiles: Collection[int]) -> list[tuple[Tile, list[Block]]]:
@@ -247,7 +249,7 @@ class FilmRestorer:
 
     def _blend(self, plan: TilePlan, ground: Tensor | None) -> Blend:
         shape = (1, plan.height * SCALE, plan.width * SCALE)
-        return Blend(shape, plan, SCALE, self._model.device, None if ground is None else ground[None])
+        return Blend(shape, plan, SCALE, self._canvas_device, None if ground is None else ground[None])
 
     def together(self, first: int) -> range:
         """The frames (by index) that are restored together with a frame: no more than are wanted."""
@@ -287,7 +289,8 @@ class FilmRestorer:
         pixels = own.averaged.pixels
         flow, trusted = flow.to(pixels), trusted.to(pixels.device)
         weight = agreement(pixels, other.averaged.pixels, flow, trusted & changing)
-        return Neighbour(picture_of(other.canvas(), plan, pixels.shape[-2:]), flow, weight)
+        restored = picture_of(other.canvas(), plan, pixels.shape[-2:])
+        return Neighbour(restored, flow.to(restored), weight.to(restored))
 
 
 class _Interval:

@@ -43,7 +43,11 @@ LARGEST_DEVICE_CANVAS = 64_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """How pictures are restored: what `InvSR.restore` takes. Raises ValueError if something does not fit."""
+    """How pictures are restored: what `InvSR.restore` takes. Raises ValueError if something does not fit.
+
+    `canvas_device`: where tiles are put together and finished; where the model is, if not given. In main
+    memory that is slower, and leaves a GPU's to the networks.
+    """
 
     timesteps: tuple[int, ...] = (200,)
     tile: int | None = None
@@ -51,6 +55,7 @@ class Options:
     color_fix: ColorFix = "none"
     guidance_scale: float = 1.0
     size: tuple[int, int] | None = None
+    canvas_device: torch.device | None = None
 
     def __post_init__(self) -> None:
         if self.color_fix not in ("none", *_FIXES):
@@ -144,24 +149,37 @@ class InvSR:
         return self.restored(frames, [noise or CanvasNoise(0)] * frames.shape[0], options)
 
     @torch.inference_mode()
-    def restored(self, frames: Tensor, noises: Sequence[NoiseSource], options: Options) -> Tensor:
-        """`restore`, with noise of its own for each frame."""
+    def restored(
+        self,
+        frames: Tensor,
+        noises: Sequence[NoiseSource],
+        options: Options,
+        alive: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """`restore`, with noise of its own for each frame; `alive` is called after each tile."""
         _check_frames(frames)
         plan = plan_tiles(frames.shape[-2], frames.shape[-1], self.tiling_for(options.tile))
         frames = frames.to(self.device, torch.float32)
-        restored = self._blended(frames, plan, noises, options)
+        restored = self._blended(frames, plan, noises, options, alive)
         return self.finish(restored, frames, plan, noises, options)
 
     def _blended(
-        self, frames: Tensor, plan: TilePlan, noises: Sequence[NoiseSource], options: Options
+        self,
+        frames: Tensor,
+        plan: TilePlan,
+        noises: Sequence[NoiseSource],
+        options: Options,
+        alive: Callable[[], None],
     ) -> Tensor:
         """Every tile restored and blended: [B,3,H,W] -> [B,3,4H,4W] of its own."""
         shape = (frames.shape[0], plan.height * SCALE, plan.width * SCALE)
         huge = shape[0] * shape[1] * shape[2] > LARGEST_DEVICE_CANVAS
-        blend = Blend(shape, plan, SCALE, torch.device("cpu") if huge else self.device)
+        device = options.canvas_device or (torch.device("cpu") if huge else self.device)
+        blend = Blend(shape, plan, SCALE, device)
         units = [Unit(frame, tile) for frame in range(frames.shape[0]) for tile in plan.tiles]
         for unit, output in self.sampled(reflect_pad(frames, plan), units, plan, noises, options):
             blend.add(unit.frame, unit.tile, output.to(blend.device))
+            alive()
         return picture_of(blend.result(), plan, frames.shape[-2:])
 
     def sampled(

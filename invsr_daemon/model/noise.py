@@ -249,8 +249,7 @@ def _sources(trace: Trace, plan: TilePlan, thresholds: Tensor) -> tuple[Tensor, 
 @lru_cache(maxsize=4)
 def _thresholds(seed: int, rows: int, columns: int) -> Tensor:
     """What is added to a cell's displacement before it is rounded down: within (0,1), [2,rows,columns]."""
-    generator = torch.Generator().manual_seed(seed * SEEDS_APART + _STREAMS.index("thresholds"))
-    return torch.rand(2, rows, columns, generator=generator).clamp_(1e-3, 1 - 1e-3)
+    return torch.rand(2, rows, columns, generator=_generator(seed, 0, "thresholds")).clamp_(1e-3, 1 - 1e-3)
 
 
 def _cut(field: Tensor, tile: Tile) -> Tensor:
@@ -272,8 +271,12 @@ def _canvas_grain(seed: int, frame: int, height: int, width: int, clumps: float)
 
 
 def _drawn(seed: int, frame: int, stream: str, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=_generator(seed, frame, stream))
+
+
+def _generator(seed: int, frame: int, stream: str) -> torch.Generator:
     number = (seed * SEEDS_APART + _STREAMS.index(stream) + frame * FRAMES_APART) % SEEDS
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(number))
+    return torch.Generator().manual_seed(number)
 
 
 def _clumped(white: Tensor, clumps: float) -> Tensor:

@@ -7,6 +7,7 @@ the same, and refuse to be computed with tensors that do not pretend.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,23 @@ def test_films_stay_on_their_device(away: InvSR, film: str) -> None:
     for one, other in zip(expected, found, strict=True):
         assert isinstance(other, Pretending)
         assert torch.equal(one, other.held)
+
+
+@pytest.mark.parametrize("film", FILMS)
+def test_films_are_put_together_in_main_memory_if_asked(away: InvSR, film: str) -> None:
+    frames = FILMS[film]()
+    options = Options(tile_batch=2, color_fix="wavelet", size=(100, 130))
+
+    def restored(model: InvSR, options: Options) -> list[Tensor]:
+        restorer = FilmRestorer(model, options, seed=3, interval=6)
+        return list(restorer.restore(frames, range(len(frames))))
+
+    expected = restored(InvSR.load("default"), options)
+    with Pretence():
+        found = restored(away, replace(options, canvas_device=torch.device("cpu")))
+    for one, other in zip(expected, found, strict=True):
+        assert not isinstance(other, Pretending)
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("fix", ["none", "wavelet", "ycbcr"])

@@ -76,6 +76,12 @@ def test_the_two_draws_are_independent() -> None:
     assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 0.05
 
 
+@pytest.mark.parametrize("seed", [2**62, 2**70, -1])
+def test_any_seed_will_do(seed: int) -> None:
+    moved = MovedNoise(CanvasNoise(seed), wavy(0), wavy(1), share=0.5)
+    assert whole(moved, SMALL).isfinite().all()
+
+
 @pytest.mark.parametrize("seed", [0, 1, 7, 2**31])
 def test_neighbouring_seeds_are_independent(seed: int) -> None:
     for draw in DRAWS:
