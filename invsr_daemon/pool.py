@@ -77,17 +77,19 @@ class Child:
     async def ask(self, line: str, progress: Progress) -> Any:
         """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls.
 
-        Cut off, it kills the process: that would go on otherwise, and answer when the next one asks.
+        Cut off (also by `progress`), it kills the process: that would go on otherwise, and answer when the
+        next one asks.
         """
         try:
-            return await self._answer(line, progress)
-        except InvsrError:
-            raise
+            event = await self._last_event(line, progress)
         except BaseException:
             await self.kill()
             raise
+        if event["event"] == "failed":
+            raise _raised(event)
+        return event["answer"]
 
-    async def _answer(self, line: str, progress: Progress) -> Any:
+    async def _last_event(self, line: str, progress: Progress) -> dict[str, Any]:
         self._context = copy_context()  # what it says from now on is about this job
         process = await self._living()
         try:
@@ -99,10 +101,8 @@ class Child:
             event = await self._event(process)
             if event["event"] == "progress":
                 progress(int(event["frames"]))
-            elif event["event"] == "done":
-                return event["answer"]
-            elif event["event"] == "failed":
-                raise _raised(event)
+            else:
+                return event
 
     @property
     def pid(self) -> int | None:

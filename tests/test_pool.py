@@ -14,8 +14,8 @@ import pytest
 
 from invsr_daemon.config import Settings
 from invsr_daemon.plans import Check, dump_request
-from invsr_daemon.pool import MediaProcess
-from invsr_daemon.records import WorkerLostError
+from invsr_daemon.pool import Child, MediaProcess
+from invsr_daemon.records import ResourceError, WorkerLostError
 
 DYING_SECONDS = 10.0
 
@@ -92,3 +92,22 @@ def test_one_that_was_cut_off_does_not_answer_the_next(caplog: pytest.LogCapture
 
     asyncio.run(cut_off())
     assert caplog.text == "", "this is no death to tell of"
+
+
+def test_one_whose_progress_is_not_wanted_does_not_answer_the_next() -> None:
+    """The daemon's disk may be full when it writes progress down."""
+
+    def full(frames: int) -> None:
+        raise ResourceError("the disk is full")
+
+    async def refuse() -> None:
+        child = Child("the teller", "tests.telling", (), None)
+        try:
+            assert await child.ask("one\n", lambda frames: None) == "one"
+            with pytest.raises(ResourceError):
+                await child.ask("two\n", full)
+            assert await child.ask("three\n", lambda frames: None) == "three"
+        finally:
+            await child.stop()
+
+    asyncio.run(refuse())
