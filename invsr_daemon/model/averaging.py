@@ -123,7 +123,7 @@ def pixels_changed(frames: Sequence[Averaged], tolerance: float) -> Tensor:
 
 
 def _around(amount: Tensor) -> Tensor:
-    """Means of [1,h,w] in windows."""
+    """Means of [c,h,w] in windows."""
     return functional.avg_pool2d(
         amount[None], WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
     )[0]
