@@ -21,6 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..durable import sync_rename
 from ..records import ConfigError, ImageInfo, ImageSettings, InputError
@@ -37,7 +38,7 @@ LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 BITS_8, BITS_16 = 8, 16
 TIFF_BITS_PER_SAMPLE = 258
 SMALLEST_SIDE = 8
-ORIENTATION = 0x0112
+ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 256, 257
 # How the file lays out its pixels: TIFF keeps that among the EXIF tags, and it is wrong in another file.
 LAYOUT_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 317, 320}
@@ -84,14 +85,22 @@ def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
             warnings.simplefilter("ignore")  # damage is raised
             with Image.open(path, formats=FORMATS) as image:
                 _check(image, max_pixels)
-                width, height = image.size
-                if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
-                    width, height = height, width
+                width, height = _upright_size(image)
                 return ImageInfo(path, str(image.format), width, height, _depth(image, path))
     except UnidentifiedImageError:
         return None
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) once EXIF orientation is applied. Of a TIFF, Pillow's own size is turned already."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):
+        width, height = image.tag_v2[IMAGE_WIDTH], image.tag_v2[IMAGE_LENGTH]
+    if image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8):
+        return height, width
+    return width, height
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -187,18 +188,52 @@ def test_pictures_are_upright(tmp_path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_deep_pictures_are_upright(tmp_path: Path, orientation: int) -> None:
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
+def test_lossless_pictures_are_upright(tmp_path: Path, format: str, orientation: int) -> None:
+    path = tmp_path / "a.bin"
+    Image.fromarray(RGB8).save(path, format, exif=turned(orientation), lossless=True)
+    assert np.array_equal(read(path).pixels, UPRIGHT[orientation](RGB8))
+    write_image(read(path), format, SAME, tmp_path / "out.bin")
+    with Image.open(tmp_path / "out.bin") as image:
+        assert image.getexif().get(ORIENTATION, 1) == 1
+        assert image.size == UPRIGHT[orientation](RGB8).shape[1::-1]
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_deep_pictures_are_upright(tmp_path: Path, format: str, orientation: int) -> None:
+    path = tmp_path / "a.bin"
+    write_image(Picture(RGB16), format, SAME, path)
+    turn = turn_png if format == "PNG" else turn_tiff
+    path.write_bytes(turn(path.read_bytes(), orientation))
+    assert np.array_equal(read(path).pixels, UPRIGHT[orientation](RGB16))
+
+
+def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = tmp_path / "a.png"
-    write_image(Picture(RGB16), "PNG", SAME, path)
-    data = path.read_bytes()
-    path.write_bytes(data[:33] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + data[33:])
-    assert np.array_equal(read(path).pixels, UPRIGHT[orientation](RGB16))
-    # The same law as Pillow's own, which knows 8 bits only.
-    small = Image.fromarray(RGB8)
-    small.getexif()[ORIENTATION] = orientation
-    assert np.array_equal(np.asarray(ImageOps.exif_transpose(small)), UPRIGHT[orientation](RGB8))
+    return exif
+
+
+def turn_png(data: bytes, orientation: int) -> bytes:
+    exif = turned(orientation).tobytes().removeprefix(b"Exif\0\0")
+    return data[:33] + png_chunk(b"eXIf", exif) + data[33:]
+
+
+def turn_tiff(data: bytes, orientation: int) -> bytes:
+    """The same file with another directory at its end, which has the orientation too."""
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = [data[start + 2 + 12 * number :][:12] for number in range(count)]
+    entries = [entry for entry in entries if struct.unpack_from("<H", entry)[0] != ORIENTATION]
+    entries.append(struct.pack("<HHIHH", ORIENTATION, 3, 1, orientation, 0))
+    directory = (
+        struct.pack("<H", len(entries))
+        + b"".join(sorted(entries, key=lambda entry: bytes(entry)[1::-1]))
+        + bytes(4)
+    )
+    data += bytes(len(data) % 2)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + directory
 
 
 @pytest.mark.parametrize(
