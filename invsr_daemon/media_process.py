@@ -20,7 +20,7 @@ from typing import Any
 from . import __version__
 from .child import Progress, serve
 from .media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
-from .media.encode import film_size
+from .media.encode import chunk_suffix, film_size
 from .media.image import SUFFIX, check_side, image_format, probe_image
 from .media.probe import plan_chunks, probe_video
 from .media.source import check_regular
@@ -79,9 +79,9 @@ def _plan_film(job: Job, identity: Identity) -> Plan:
     _check_output(*film_size(film.info, video, job.model.scale), settings.limits.max_output_pixels)
     layout = plan_layout(film.info, _container(job), video.codec)
     key = _key(job, identity, video, layout, settings.video.chunk_frames)
-    work = _work_folder(job, key)
+    work, suffix = _work_folder(job, key), chunk_suffix(video.codec)
     tasks = tuple(
-        VideoTask(film.info, chunk, job.model, video, work / f"chunk-{chunk.index:06}.nut")
+        VideoTask(film.info, chunk, job.model, video, work / f"chunk-{chunk.index:06}{suffix}")
         for chunk in plan_chunks(film, settings.video.chunk_frames, job.model.temporal.context)
     )
     notes = film.info.notes + layout.notes

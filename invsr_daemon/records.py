@@ -261,7 +261,7 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class VideoTask:
-    """One chunk of a film for a worker: decode, restore, encode into `output` (NUT)."""
+    """One chunk of a film for a worker: decode, restore, encode into `output`."""
 
     info: VideoInfo
     chunk: Chunk

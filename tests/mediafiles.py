@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from invsr_daemon.media.assemble import ChunkFile, assemble, plan_layout
 from invsr_daemon.media.decode import decode_chunk
-from invsr_daemon.media.encode import open_chunk
+from invsr_daemon.media.encode import chunk_suffix, open_chunk
 from invsr_daemon.media.probe import plan_chunks, probe_video
 from invsr_daemon.records import Colour, Film, InputError, Layout, VideoSettings
 
@@ -323,9 +323,9 @@ def video_settings(**changed: Any) -> VideoSettings:
 
 def encode_chunks(film: Film, folder: Path, settings: VideoSettings, target: int) -> list[ChunkFile]:
     """Every chunk of a film through decoder and encoder, with nothing in between."""
-    files = []
+    files, suffix = [], chunk_suffix(settings.codec)
     for chunk in plan_chunks(film, target):
-        file = ChunkFile(chunk, folder / f"{film.info.path.stem}-{chunk.index}.nut")
+        file = ChunkFile(chunk, folder / f"{film.info.path.stem}-{chunk.index}{suffix}")
         with open_chunk(file.path, film.info, chunk, settings, 1.0) as encoder:
             for frame in decode_chunk(film.info, chunk):
                 encoder.encode(frame)
@@ -351,8 +351,9 @@ def pass_through(
 ) -> Copy:
     """Probe, cut, decode, encode and assemble a film, with no model in between."""
     film = probe_video(path, MANY_PIXELS)
-    files = encode_chunks(film, path.parent, settings or video_settings(), target)
-    layout = plan_layout(film.info, container)
+    settings = settings or video_settings()
+    files = encode_chunks(film, path.parent, settings, target)
+    layout = plan_layout(film.info, container, settings.codec)
     output = path.with_name(f"{path.stem}.restored.{layout.container}")
     assemble(film, files, layout, output)
     return Copy(film, probe_video(output, MANY_PIXELS), layout)

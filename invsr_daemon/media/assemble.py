@@ -22,12 +22,14 @@ from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
 from ..records import Chunk, ConfigError, Film, InputError, Layout, OutputError, StreamInfo, VideoInfo
-from .encode import chunk_origin, encoder_name, set_colour, writing_error, written_colour
+from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
 from .source import open_source
 
 # A file name's suffix, and the container it asks for.
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": "nut"}
 FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "nut": "nut"}
+# Where players expect a codec that MP4's muxer would also take, or that MP4 lacks.
+HOME = {"ffv1": "mkv", "prores": "mov", "dnxhd": "mov"}
 # Written by muxers about themselves; wrong when copied.
 STALE_METADATA = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
 MILLISECOND = Fraction(1, 1000)
@@ -46,14 +48,25 @@ def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264") -> Layout:
     """The container for a film that is encoded with `codec`, and what of the source it can hold.
 
     `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all else
-    becomes MP4) unless more would be lost there than in Matroska, which holds nearly everything.
+    becomes MP4) unless the codec is at home elsewhere, or more would be lost there than in Matroska, which
+    holds nearly everything.
     Raises ConfigError for an unknown container, or one that cannot hold the codec.
     """
     check_container(wanted, codec)
     with open_source(info.path) as source:
-        candidates = [wanted] if wanted != "auto" else [_native(source), "mkv"]
-        layouts = [_layout(info, source, each) for each in candidates if _carries(each, codec)]
+        candidates = [wanted] if wanted != "auto" else _candidates(_native(source), codec)
+        layouts = [_layout(info, source, each) for each in candidates]
     return max(layouts, key=lambda layout: len(layout.copied))  # the first of the best
+
+
+def _candidates(native: str, codec: str) -> list[str]:
+    """Containers that hold the codec, the best first. ConfigError if there are none."""
+    first = native if native == "mkv" else HOME.get(codec_name(codec), native)
+    found = [each for each in (first, "mkv") if _carries(each, codec)]
+    found = found or [each for each in ("mov", "nut") if _carries(each, codec)][:1]
+    if not found:
+        raise ConfigError(f"video.codec: no container that is known here holds what {codec} encodes")
+    return found
 
 
 def check_container(wanted: str, codec: str) -> None:
@@ -66,12 +79,7 @@ def check_container(wanted: str, codec: str) -> None:
 
 def _carries(container: str, codec: str) -> bool:
     """Whether a container takes an encoder's film."""
-    with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
-        try:
-            trial.add_stream(encoder_name(codec))
-        except ValueError:
-            return False
-    return True
+    return holds_codec(FORMATS[container], codec)
 
 
 def _native(source: InputContainer) -> str:
@@ -190,7 +198,8 @@ def _video_stream(target: OutputContainer, encoded: VideoStream, original: Strea
     stream.time_base = info.time_base
     # NUT keeps neither, and some codecs do not either.
     stream.codec_context.framerate = info.rate
-    set_colour(stream.codec_context, written_colour(info.colour, encoded.codec_context.pix_fmt or ""))
+    context = encoded.codec_context
+    set_colour(stream.codec_context, written_colour(info.colour, context.pix_fmt or "", context.name))
     stream.metadata.update(_kept(original.metadata))
     stream.disposition = original.disposition
     if info.display_matrix:
@@ -212,7 +221,7 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
 
 def _chunk_packets(file: ChunkFile, info: VideoInfo) -> Iterator[tuple[int, Packet[Any]]]:
     """A chunk's packets in decoding order, each with the pts it has in the source."""
-    shift = file.chunk.pts[0] - chunk_origin(info)
+    shift = file.chunk.pts[0] - chunk_origin(info, file.path)
     with av.open(str(file.path)) as container:
         for packet in container.demux(container.streams.video[0]):
             if packet.size and packet.pts is not None:

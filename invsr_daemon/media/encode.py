@@ -1,12 +1,14 @@
-"""Restored frames into a chunk file: NUT, which keeps any timestamp exactly.
+"""Restored frames into a chunk file: NUT, which keeps any timestamp exactly, or MOV, which holds what
+NUT does not (ProRes, DNxHD).
 
 NUT has no negative times, and encoders' first dts lies before the first pts: so a chunk's first
-frame stands at `chunk_origin`. The file appears under its name only whole: written beside it,
-synced, renamed.
+frame stands at `chunk_origin`. What only MOV holds codes each frame by itself, and begins at zero. The file
+appears under its name only whole: written beside it, synced, renamed.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,7 +38,7 @@ from ..records import (
     VideoSettings,
     output_size,
 )
-from .colour import FULL, RGB, SWSCALE, swscale_matrix
+from .colour import BT709, FULL, RGB, SWSCALE, swscale_matrix
 from .decode import RGB8, RGB16, RgbFrame
 
 # What people write in a configuration, and FFmpeg's encoder for it; encoders' own names work too.
@@ -46,6 +48,8 @@ SVT_PRESETS = {
     **{"placebo": "1", "veryslow": "2", "slower": "3", "slow": "5", "medium": "6"},
     **{"fast": "7", "faster": "8", "veryfast": "9", "superfast": "10", "ultrafast": "11"},
 }
+# Suffixes of chunk files and their formats; the first that holds the codec is taken.
+CHUNK_FORMATS = {".nut": "nut", ".mov": "mov"}
 BITS_8 = 8
 ORIGIN_SECONDS = 60
 # The constant-quality option of encoders that do not call it crf; None: lossless, has none.
@@ -62,6 +66,11 @@ def encoder_name(codec: str) -> str:
     return _encoder(codec).name
 
 
+def codec_name(codec: str) -> str:
+    """FFmpeg's name of what a configured codec encodes: hevc for hevc_nvenc. ConfigError if there is none."""
+    return _encoder(codec).canonical_name
+
+
 def _encoder(codec: str) -> av.Codec:
     try:
         found = av.Codec(ENCODERS.get(codec, codec), "w")
@@ -70,6 +79,24 @@ def _encoder(codec: str) -> av.Codec:
     if found.type != "video":
         raise ConfigError(f"video.codec: {codec!r} does not encode video")
     return found
+
+
+def chunk_suffix(codec: str) -> str:
+    """The suffix, and with it the format, of chunk files for a codec. ConfigError if none holds it."""
+    for suffix, format in CHUNK_FORMATS.items():
+        if holds_codec(format, codec):
+            return suffix
+    raise ConfigError(f"video.codec: no container that is known here holds what {codec} encodes")
+
+
+def holds_codec(format: str, codec: str) -> bool:
+    """Whether FFmpeg's muxer of that name takes what a configured codec encodes."""
+    with av.open(io.BytesIO(), "w", format=format) as trial:
+        try:
+            trial.add_stream(encoder_name(codec))
+        except ValueError:
+            return False
+    return True
 
 
 def pixel_format(settings: VideoSettings, depth: int) -> str:
@@ -90,10 +117,14 @@ def pixel_format(settings: VideoSettings, depth: int) -> str:
         raise ConfigError(f"video.pixel_format: there is no {wanted!r}") from error
 
 
-def written_colour(colour: Colour, format: str) -> Colour:
-    """What a restored film is tagged with: the source's colour; RGB has no matrix and the full range."""
+def written_colour(colour: Colour, format: str, codec: str) -> Colour:
+    """How a restored film is encoded and tagged: in the source's colour, as far as `codec` (FFmpeg's name
+    of what is encoded) can; RGB has no matrix and the full range.
+    """
     if VideoFormat(format, 16, 16).is_rgb:
         return replace(colour, matrix=RGB, range=FULL)
+    if codec == "dnxhd":  # FFmpeg's encoder writes BT.709 into every frame, and players believe that
+        return replace(colour, matrix=BT709)
     return colour
 
 
@@ -112,35 +143,37 @@ def film_size(info: VideoInfo, settings: VideoSettings, scale: float) -> tuple[i
     return output_size(info.width, info.height, scale, even=subsampled)
 
 
-def chunk_origin(info: VideoInfo) -> int:
-    """The timestamp of a chunk file's first frame: beyond any encoder's reordering delay."""
-    return round(ORIGIN_SECONDS / info.time_base)
+def chunk_origin(info: VideoInfo, path: Path) -> int:
+    """The timestamp of a chunk file's first frame: in NUT beyond any encoder's reordering delay."""
+    return round(ORIGIN_SECONDS / info.time_base) if path.suffix == ".nut" else 0
 
 
 class ChunkEncoder:
     """Encodes frames of one chunk. Use `open_chunk`."""
 
     def __init__(
-        self, container: OutputContainer, info: VideoInfo, chunk: Chunk, settings: VideoSettings, scale: float
+        self, container: OutputContainer, info: VideoInfo, shift: int, settings: VideoSettings, scale: float
     ) -> None:
         self._container = container
         self._info = info
-        self._shift = chunk_origin(info) - chunk.pts[0]
+        self._shift = shift
+        self._reorders = container.format.name == "nut"
         self._reformatter = VideoReformatter()
         self._stream = _stream(container, info, settings, scale)
         self._range = self._stream.codec_context.color_range
+        # RGB has none, but swscale wants one.
+        self._matrix = swscale_matrix(self._stream.codec_context.colorspace or info.colour.matrix)
         self._decoded = 0
 
     def encode(self, restored: RgbFrame) -> None:
         """Encode one frame; its timestamp is in the source's time_base."""
         deep = restored.pixels.dtype == np.uint16
         rgb = VideoFrame.from_ndarray(restored.pixels, RGB16 if deep else RGB8)
-        matrix = swscale_matrix(self._info.colour.matrix)
         frame = self._reformatter.reformat(
             rgb,
             format=self._stream.codec_context.pix_fmt,
-            src_colorspace=matrix,
-            dst_colorspace=matrix,
+            src_colorspace=self._matrix,
+            dst_colorspace=self._matrix,
             src_color_range=FULL,
             dst_color_range=self._range,
             interpolation=SWSCALE,
@@ -157,7 +190,7 @@ class ChunkEncoder:
         delay, and the muxer would shift all times by that. `assemble` makes dts anew in any case.
         """
         for packet in packets:
-            packet.dts = self._decoded
+            packet.dts = self._decoded if self._reorders else packet.pts
             self._decoded += 1
             self._container.mux_one(packet)
 
@@ -166,14 +199,18 @@ def _stream(
     container: OutputContainer, info: VideoInfo, settings: VideoSettings, scale: float
 ) -> VideoStream:
     name = encoder_name(settings.codec)
-    stream = cast(VideoStream, container.add_stream(name, rate=info.rate, options=_options(name, settings)))
+    try:
+        added = container.add_stream(name, rate=info.rate, options=_options(name, settings))
+    except ValueError as error:
+        raise ConfigError(f"video.codec: {settings.codec} cannot be used: {error}") from error
+    stream = cast(VideoStream, added)
     context = stream.codec_context
     context.width, context.height = film_size(info, settings, scale)
     context.pix_fmt = pixel_format(settings, info.depth)
     context.time_base = info.time_base
     stream.time_base = info.time_base
     context.thread_count = settings.threads
-    set_colour(context, written_colour(info.colour, context.pix_fmt))
+    set_colour(context, written_colour(info.colour, context.pix_fmt, codec_name(settings.codec)))
     if info.sample_aspect_ratio:
         context.sample_aspect_ratio = info.sample_aspect_ratio
     _open(stream, settings)
@@ -212,13 +249,16 @@ def open_chunk(
 ) -> Iterator[ChunkEncoder]:
     """An encoder whose file appears as `path` only if the block ends without an exception.
 
+    `path` ends with the codec's `chunk_suffix`.
     Raises ConfigError if the encoder refuses its settings, DiskFullError,
     OutputError if the file cannot be written.
     """
     partial = path.with_suffix(".partial")
     try:
-        with av.open(str(partial), "w", format="nut", options={"fflags": "+bitexact"}) as container:
-            encoder = ChunkEncoder(container, info, chunk, settings, scale)
+        format = CHUNK_FORMATS[path.suffix]
+        with av.open(str(partial), "w", format=format, options={"fflags": "+bitexact"}) as container:
+            shift = chunk_origin(info, path) - chunk.pts[0]
+            encoder = ChunkEncoder(container, info, shift, settings, scale)
             yield encoder
             encoder.flush()
         _finish(partial, path)

@@ -12,7 +12,7 @@ from ..records import Chunk, Colour, InvsrError, VideoInfo, VideoSettings
 from .assemble import check_container
 from .colour import BT709, STUDIO
 from .decode import RgbFrame
-from .encode import open_chunk
+from .encode import chunk_suffix, open_chunk
 
 # Hardware encoders refuse smaller pictures.
 SIDE = 256
@@ -49,6 +49,8 @@ def _encode(settings: VideoSettings) -> None:
     frame = RgbFrame(0, np.zeros((SIDE, SIDE, 3), np.uint8))
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_chunk(Path(folder) / "try.nut", info, chunk, settings, 1.0) as encoder,
+        open_chunk(
+            Path(folder) / f"try{chunk_suffix(settings.codec)}", info, chunk, settings, 1.0
+        ) as encoder,
     ):
         encoder.encode(frame)

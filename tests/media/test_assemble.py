@@ -335,3 +335,62 @@ def test_a_container_that_cannot_hold_the_codec(tmp_path: Path) -> None:
     assert plan_layout(info, "auto", "ffv1").container == "mkv"
     with pytest.raises(ConfigError, match="mov cannot hold ffv1"):
         plan_layout(info, "mov", "ffv1")
+
+
+STUDIO_CODECS: dict[str, dict[str, Any]] = {
+    "prores": {
+        "codec": "prores_ks",
+        "pixel_format": "yuv422p10le",
+        "preset": "",
+        "options": (("profile", "3"),),
+    },
+    "dnxhr": {
+        "codec": "dnxhd",
+        "pixel_format": "yuv422p",
+        "preset": "",
+        "options": (("profile", "dnxhr_hq"),),
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.nut"])
+@pytest.mark.parametrize("codec", STUDIO_CODECS)
+def test_codecs_of_studios(tmp_path: Path, codec: str, name: str) -> None:
+    """NUT cannot hold them: their chunks lie in MOV. The film goes to MOV, or stays in MKV where that can."""
+    size, base = (256, 128), Fraction(1001, 30000) if name == "a.nut" else Fraction(1, 1000)
+    make_film(tmp_path / name, b_frames=2, pts=[7 * each for each in VFR], time_base=base, size=size)
+    copy = pass_through(tmp_path / name, settings=video_settings(**STUDIO_CODECS[codec]), target=5)
+    assert copy.layout.container == ("mkv" if (codec, name) == ("prores", "a.mkv") else "mov")
+    assert sorted(tmp_path.glob("a-*.mov")), "chunk files"
+    assert times(copy.result) == times(copy.source)
+    assert copy.result.info.codec == {"dnxhr": "dnxhd"}.get(codec, codec)
+    matrix = 1 if codec == "dnxhr" else copy.source.info.colour.matrix
+    assert copy.result.info.colour == replace(copy.source.info.colour, matrix=matrix)
+    assert len(decoded(copy.path)) == len(VFR)
+    expected = encoded_bytes(copy.source, tmp_path, codec)
+    assert [bytes(packet) for packet in video_packets(copy.path)] == expected, "packets as they were encoded"
+
+
+def encoded_bytes(film: Film, folder: Path, codec: str) -> list[bytes]:
+    (file,) = encode_chunks(film, folder, video_settings(**STUDIO_CODECS[codec]), 99)
+    return [bytes(packet) for packet in video_packets(file.path)]
+
+
+@pytest.mark.parametrize(
+    ("native", "codec", "container"),
+    [
+        ("a.mp4", "ffv1", "mkv"),
+        ("a.mov", "ffv1", "mkv"),
+        ("a.mp4", "prores_ks", "mov"),
+        ("a.mkv", "prores_ks", "mkv"),
+        ("a.mkv", "dnxhd", "mov"),
+        ("a.mp4", "dnxhd", "mov"),
+        ("a.mp4", "qtrle", "mov"),
+        ("a.mp4", "huffyuv", "nut"),
+        ("a.mp4", "av1", "mp4"),
+    ],
+)
+def test_a_codec_goes_where_it_is_at_home(tmp_path: Path, native: str, codec: str, container: str) -> None:
+    make_film(tmp_path / native, pts=range(2))
+    info = probe_video(tmp_path / native, MANY_PIXELS).info
+    assert plan_layout(info, "auto", codec).container == container

@@ -11,13 +11,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
 from invsr_daemon.media.encode import encoder_name, film_size, open_chunk, pixel_format, writing_error
 from invsr_daemon.media.probe import plan_chunks, probe_video
+from invsr_daemon.media.trial import encoding_problem
 from invsr_daemon.records import Colour, ConfigError, DiskFullError, Film, OutputError, ResourceError
 
 from ..mediafiles import MANY_PIXELS, VFR, decoded, flat, make_film, pass_through, video_settings
@@ -53,6 +56,19 @@ def test_colours_come_out_as_they_went_in(tmp_path: Path, tags: str, rgb: tuple[
     assert np.abs(after - before).max() <= 2
     if tags != "full":
         assert np.abs(after - rgb).max() <= 2
+
+
+@pytest.mark.parametrize("tags", TAGS)
+@pytest.mark.parametrize("rgb", COLOURS)
+def test_colours_in_a_codec_that_knows_one_matrix(
+    tmp_path: Path, tags: str, rgb: tuple[int, int, int]
+) -> None:
+    make_film(tmp_path / "film.mp4", colour=TAGS[tags], paint=flat(*rgb), pts=range(2), size=(256, 128))
+    settings = video_settings(codec="dnxhd", pixel_format="yuv422p", options=(("profile", "dnxhr_hq"),))
+    copy = pass_through(tmp_path / "film.mp4", settings=replace(settings, preset=""))
+    frame = decoded(copy.path)[0]
+    assert frame.colorspace == copy.result.info.colour.matrix == 1
+    assert np.abs(colours(copy.source) - colours(copy.result)).max() <= 3
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "ffv1", "av1"])
@@ -267,3 +283,38 @@ def test_the_sample_aspect_ratio_goes_along(tmp_path: Path) -> None:
     film = replace(film, info=replace(film.info, sample_aspect_ratio=Fraction(16, 11)))
     write_chunk(film, tmp_path / "c.nut")
     assert probe_video(tmp_path / "c.nut", MANY_PIXELS).info.sample_aspect_ratio == Fraction(16, 11)
+
+
+TRIALS: list[tuple[dict[str, Any], str | None]] = [
+    ({}, None),
+    ({"codec": "prores_ks", "pixel_format": "yuv422p10le", "container": "mov"}, None),
+    (
+        {
+            "codec": "dnxhd",
+            "pixel_format": "yuv422p",
+            "options": (("profile", "dnxhr_sq"),),
+            "container": "mov",
+        },
+        None,
+    ),
+    ({"codec": "prores_ks", "pixel_format": "yuv422p10le", "container": "mp4"}, "mp4 cannot hold prores_ks"),
+    ({"codec": "dnxhd", "pixel_format": "yuv422p", "container": "mkv"}, "mkv cannot hold dnxhd"),
+    ({"codec": "dnxhd", "pixel_format": "yuv422p"}, "the encoder dnxhd refuses its settings"),
+]
+
+
+@pytest.mark.parametrize(("settings", "problem"), TRIALS)
+def test_settings_are_tried_before_there_is_a_film(settings: dict[str, Any], problem: str | None) -> None:
+    found = encoding_problem(video_settings(**settings))
+    assert found == problem if problem is None else problem in (found or "")
+
+
+def test_no_encoder_of_this_build_ends_in_a_traceback() -> None:
+    for name in sorted(av.codecs_available):
+        try:
+            encoder = av.Codec(name, "w")
+        except UnknownCodecError:
+            continue
+        if encoder.type == "video" and not encoder.experimental:
+            problem = encoding_problem(video_settings(codec=encoder.name, preset=""))
+            assert problem is None or "\n" not in problem
