@@ -152,6 +152,8 @@ def _write(
     with av.open(str(output), "w", format=FORMATS[layout.container], options=options) as target:
         streams = _streams(source, target, info, chunks[0].path, layout)
         restored = _video_packets(film, chunks, streams[info.stream], reorder)
+        if layout.container in ("mp4", "mov"):
+            restored = _ending_exactly(restored, film)
         _interleave(target, restored, _copied(source, streams, info))
 
 
@@ -200,6 +202,8 @@ def _video_stream(target: OutputContainer, encoded: VideoStream, original: Strea
     stream.codec_context.framerate = info.rate
     context = encoded.codec_context
     set_colour(stream.codec_context, written_colour(info.colour, context.pix_fmt or "", context.name))
+    if context.name == "hevc" and target.format.name in ("mp4", "mov"):
+        stream.codec_context.codec_tag = "hvc1"  # what Apple's players ask for; FFmpeg's own choice is hev1
     stream.metadata.update(_kept(original.metadata))
     stream.disposition = original.disposition
     if info.display_matrix:
@@ -269,6 +273,25 @@ def _video_packets(
             packet.stream = stream
             position += 1
             yield dts * film.info.time_base, packet
+
+
+def _ending_exactly(
+    packets: Iterator[tuple[Fraction, Packet[Any]]], film: Film
+) -> Iterator[tuple[Fraction, Packet[Any]]]:
+    """The packets, the last one moved such that MP4's sum of durations ends when the film does.
+
+    MP4 knows durations in order of decoding, where the last packet need not be the last frame: it is decoded
+    when it is shown, and lasts to the film's end.
+    """
+    base, end = film.info.time_base, film.pts[-1] + film.last_duration
+    ahead = next(packets)
+    for following in packets:
+        yield ahead
+        ahead = following
+    last = ahead[1]
+    assert last.pts is not None
+    last.dts, last.duration = last.pts, end - last.pts
+    yield last.pts * base, last
 
 
 def _copied(

@@ -168,7 +168,20 @@ def _described(
         notes=tuple(notes),
     )
     seek_points = () if notes else _seek_points(pts, found.keyframes)
-    return Film(info, tuple(pts), found.last_duration or gap, seek_points)
+    last = _stated_last(container, video, pts[-1], found.last_duration) or found.last_duration or gap
+    return Film(info, tuple(pts), last, seek_points)
+
+
+def _stated_last(container: InputContainer, video: VideoStream, last: int, told: int) -> int | None:
+    """The last frame's duration by an MP4's own end, None if that is not plausible.
+
+    `told`: by its packet. MP4 keeps durations in order of decoding, so with B-frames and a variable rate that
+    is another frame's.
+    """
+    if "mov" not in container.format.name or video.duration is None or video.time_base is None:
+        return None
+    stated = (video.start_time or 0) + video.duration - last
+    return stated if 0 < stated <= max(told, MISSING_SECONDS / video.time_base) else None
 
 
 def _timeline(found: _Pass, rate: Fraction, time_base: Fraction) -> tuple[list[int], list[str]]:

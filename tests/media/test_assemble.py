@@ -69,6 +69,49 @@ def test_every_frame_keeps_its_time_and_its_duration(tmp_path: Path, name: str) 
     assert last_duration(copy.result) == last_duration(copy.source)
 
 
+TAIL = [
+    0,
+    3003,
+    6006,
+    9009,
+    12012,
+    15015,
+    18018,
+    22000,
+    25003,
+    28006,
+    31009,
+    34012,
+    37015,
+    42000,
+    45003,
+    48006,
+]
+
+
+@pytest.mark.parametrize("count", range(8, 17))
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("target", [5, 99])
+def test_a_film_ends_when_its_source_does(tmp_path: Path, target: int, b_frames: int, count: int) -> None:
+    """Whether or not the last packet is the last frame, in the source or in the result."""
+    made = tmp_path / "a.mp4"
+    make_film(made, b_frames=2, pts=TAIL[:count], time_base=Fraction(1, 90000))
+    options = (("bf", str(b_frames)), ("x264-params", "b-adapt=0"), ("b-pyramid", "normal"))
+    copy = pass_through(made, settings=video_settings(preset="veryfast", options=options), target=target)
+    assert ends(copy.path) == ends(made)
+    assert copy.result.last_duration == copy.source.last_duration
+    remuxed = pass_through(copy.path, container="mkv")
+    assert remuxed.result.last_duration == round(copy.source.last_duration / 90)
+
+
+def ends(path: Path) -> tuple[Fraction, int]:
+    """When the video ends in seconds, and the whole file in microseconds, by its own word."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert video.time_base is not None
+        return ((video.start_time or 0) + (video.duration or 0)) * video.time_base, container.duration or 0
+
+
 def last_duration(film: Film) -> Fraction:
     return film.last_duration * film.info.time_base
 
@@ -264,6 +307,17 @@ def test_an_unknown_container_is_refused(tmp_path: Path) -> None:
     make_film(tmp_path / "a.mkv", pts=range(2))
     with pytest.raises(ConfigError, match="'avi' is none of auto, mp4, mov, mkv, nut"):
         plan_layout(probe_video(tmp_path / "a.mkv", MANY_PIXELS).info, "avi")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_hevc_is_tagged_as_apple_wants_it(tmp_path: Path, name: str) -> None:
+    make_film(tmp_path / name, pts=range(9))
+    copy = pass_through(tmp_path / name, settings=video_settings(codec="hevc"), target=4)
+    with av.open(str(copy.path)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.name == "hevc"
+        assert name == "a.mkv" or context.codec_tag == "hvc1"
+    assert len(decoded(copy.path)) == 9
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
