@@ -14,6 +14,7 @@ import os
 import shutil
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from . import __version__
 from .child import Progress, serve
 from .media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
 from .media.encode import chunk_suffix, film_size
-from .media.image import SUFFIX, check_side, image_format, probe_image
+from .media.image import SUFFIX, check_side, image_format, losses, probe_image
 from .media.probe import plan_chunks, probe_video
 from .media.source import check_regular
-from .media.suffixes import PICTURE_SUFFIXES
+from .media.suffixes import WRITTEN_SUFFIXES
 from .media.trial import encoding_problem
 from .media.verify import verify_film, verify_picture
 from .outbox import explaining
@@ -110,8 +111,9 @@ def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     work = _work_folder(job, key)
     task = ImageTask(info, job.model, image, work / f"image{SUFFIX[format]}")
     own = job.source.suffix.lower()
-    suffix = own if format == info.format and own else SUFFIX[format]
-    return Plan(job, identity, key, work, job.target.path(suffix), 1, (task,), None, None, ())
+    suffix = own if own in WRITTEN_SUFFIXES[format] else SUFFIX[format]
+    notes = losses(info, format)
+    return Plan(job, identity, key, work, job.target.path(suffix), 1, (task,), None, None, notes)
 
 
 def _as_named(image: ImageSettings, suffix: str | None) -> ImageSettings:
@@ -119,7 +121,7 @@ def _as_named(image: ImageSettings, suffix: str | None) -> ImageSettings:
     if suffix is None:
         return image
     wanted = suffix.lower()
-    if wanted not in PICTURE_SUFFIXES:
+    if wanted not in chain(*WRITTEN_SUFFIXES.values()):
         raise ConfigError(f"a picture cannot be written as {wanted}, only as {', '.join(SUFFIX.values())}")
     return replace(image, format=wanted.removeprefix("."))
 

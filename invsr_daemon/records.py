@@ -159,13 +159,19 @@ class Layout:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """A picture as its header describes it; `depth` is bits per channel, 8 or 16."""
+    """A picture as its file describes it; `depth` is bits per channel, 8 or 16.
+
+    `held` names what it holds beside its colours, with the length in bytes where that counts; `notes` say
+    what is lost when it is read.
+    """
 
     path: Path
     format: str
     width: int
     height: int
     depth: int
+    held: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

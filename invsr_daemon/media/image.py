@@ -1,4 +1,4 @@
-"""Pictures in and out: PNG, JPEG, WebP, TIFF and BMP, by their content, not their name.
+"""Pictures in and out: PNG, JPEG, WebP, TIFF and BMP, by their content, not their name; others only in.
 
 Pillow reads and writes them, but for 16 bits per channel, which it would cut to 8: those pass
 through PyAV exactly.
@@ -6,10 +6,11 @@ through PyAV exactly.
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -26,25 +27,48 @@ from PIL.TiffImagePlugin import TiffImageFile
 from ..durable import sync_rename
 from ..records import ConfigError, ImageInfo, ImageSettings, InputError
 from .encode import writing_error
+from .extras import (
+    HOLDS,
+    NAMES,
+    ORIENTATION,
+    Extras,
+    extras_of,
+    fits,
+    png_with,
+    profile_space,
+    save_options,
+    tiff_with,
+)
 from .source import check_regular
+from .suffixes import WRITTEN_SUFFIXES
 
 # Sizes are checked here, against the settings; Pillow's own limit is lower than theirs may be.
 Image.MAX_IMAGE_PIXELS = None
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"}
+FORMATS = tuple(WRITTEN_SUFFIXES)
+SUFFIX = {format: suffixes[0] for format, suffixes in WRITTEN_SUFFIXES.items()}
+# Read only: their results are PNG. Those of the second line may be films.
+READ = (*FORMATS, "JPEG2000", "PPM", "GIF", "AVIF")
+FILM_FORMATS = ("GIF", "AVIF")
+TGA_END = b"TRUEVISION-XFILE.\0"
+DEEP_FORMATS = ("PNG", "TIFF")
+NO_ALPHA = ("JPEG", "BMP")
+# Modes of Pillow's that mean other colours than the result's.
+OTHER_COLOURS = ("CMYK", "LAB", "HSV")
+# Pillow's names of lossless ones, and the TIFF encoder's of FFmpeg.
+TIFF_COMPRESSIONS = {
+    "raw": "raw",
+    "packbits": "packbits",
+    "tiff_lzw": "lzw",
+    "tiff_adobe_deflate": "deflate",
+    "tiff_deflate": "deflate",
+}
 # The longest side that a format, or what writes it, can have.
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 BITS_8, BITS_16 = 8, 16
 TIFF_BITS_PER_SAMPLE = 258
 SMALLEST_SIDE = 8
-ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 256, 257
-# How the file lays out its pixels: TIFF keeps that among the EXIF tags, and it is wrong in another file.
-LAYOUT_TAGS = frozenset(
-    {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 317, 320}
-    | {322, 323, 324, 325, 330, 338, 339, 347, 34675}
-)
-LONGEST_JPEG_EXIF = 65533
+IMAGE_WIDTH, IMAGE_LENGTH, DNG_VERSION = 256, 257, 50706
 # What Pillow's plugins raise over damaged files.
 DAMAGE = (
     OSError,
@@ -65,17 +89,20 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` [H,W,3] uint8 or uint16, upright; `alpha` [H,W] of the same depth, if there is any."""
+    """`pixels` [H,W,3] uint8 or uint16, upright; `alpha` [H,W] of the same depth, if there is any.
+
+    `compression`: a TIFF's, as Pillow calls it.
+    """
 
     pixels: Pixels
     alpha: Pixels | None = None
     grey: bool = False
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
+    extras: Extras = field(default_factory=Extras)
+    compression: str | None = None
 
 
 def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
-    """What a picture's header says; None if the file is no picture of these formats.
+    """What a picture's file says of it; None if it is no picture of these formats, or moves (GIF, AVIF).
 
     Raises InputError if it is too large or small, animated, or has several pages.
     """
@@ -83,14 +110,35 @@ def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damage is raised
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats(path)) as image:
+                if image.format in FILM_FORMATS and _pages(image) > 1:
+                    return None
                 _check(image, max_pixels)
                 width, height = _upright_size(image)
-                return ImageInfo(path, str(image.format), width, height, _depth(image, path))
+                depth = _depth(image, path)
+                held = _held(image)
+                return ImageInfo(path, str(image.format), width, height, depth, held, _notes(image, path))
     except UnidentifiedImageError:
         return None
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    """Those to try. TGA begins with nothing that tells it from others: its name or its end must."""
+    if path.suffix.lower() == ".tga" or _end(path, len(TGA_END)) == TGA_END:
+        return (*READ, "TGA")
+    return READ
+
+
+def _end(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return file.read()
+
+
+def _pages(image: Image.Image) -> int:
+    return int(getattr(image, "n_frames", 1))
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -111,9 +159,11 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         )
     if min(width, height) < SMALLEST_SIDE:
         raise InputError(f"its size of {width}x{height} is smaller than {SMALLEST_SIDE}x{SMALLEST_SIDE}")
-    if getattr(image, "n_frames", 1) > 1:
+    if isinstance(image, TiffImageFile) and DNG_VERSION in image.tag_v2:
+        raise InputError("DNG is not supported")
+    if _pages(image) > 1:
         raise InputError("it is animated or has several pages, which is not supported")
-    if image.mode in ("I", "F") and image.format == "TIFF":
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise InputError("it has 32 bits per channel, which is not supported")
 
 
@@ -121,10 +171,70 @@ def _depth(image: Image.Image, path: Path) -> int:
     if image.format == "PNG":
         with path.open("rb") as file:
             return BITS_16 if file.read(25)[24:] == b"\x10" else BITS_8
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (BITS_8,))  # type: ignore[attr-defined]
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (BITS_8,))
         return BITS_16 if max(bits) == BITS_16 else BITS_8
+    if image.format in ("JPEG2000", "PPM"):
+        return BITS_16 if _coded_bits(path, _pipe(path, image.format)) > BITS_8 else BITS_8
     return BITS_8
+
+
+def _pipe(path: Path, format: str) -> str:
+    """FFmpeg's name of the demuxer for a picture."""
+    if format == "PPM":
+        with path.open("rb") as file:
+            kind = file.read(2)
+        return {b"P1": "pbm_pipe", b"P4": "pbm_pipe", b"P2": "pgm_pipe", b"P5": "pgm_pipe"}.get(
+            kind, "ppm_pipe"
+        )
+    return {"JPEG2000": "j2k_pipe"}.get(format, f"{format.lower()}_pipe")
+
+
+def _coded_bits(path: Path, demuxer: str) -> int:
+    """Bits per channel, as FFmpeg finds them."""
+    with av.open(f"file:{path.absolute()}", format=demuxer) as container:
+        context = container.streams.video[0].codec_context
+        return (
+            max((part.bits for part in context.format.components), default=BITS_8)
+            if context.format
+            else BITS_8
+        )
+
+
+def _held(image: Image.Image) -> tuple[tuple[str, int], ...]:
+    """What there is beside the colours, and how long it is."""
+    extras = _extras(image)
+    lengths = ((name, getattr(extras, name)) for name in extras.held())
+    held = [(name, len(value) if isinstance(value, bytes) else 0) for name, value in lengths]
+    return (*held, ("alpha", 0)) if _has_alpha(image) else tuple(held)
+
+
+def _notes(image: Image.Image, path: Path) -> tuple[str, ...]:
+    """What reading a picture loses."""
+    notes = []
+    if image.mode in OTHER_COLOURS:
+        notes.append(f"its colours are converted from {image.mode} to RGB")
+    if image.info.get("icc_profile") and not _extras(image).icc_profile:
+        notes.append("its ICC profile is left out: it does not describe what is written")
+    if image.format == "AVIF" and (bits := _coded_bits(path, "mov")) > BITS_8:
+        notes.append(f"its {bits} bits per channel are cut to 8")
+    return tuple(notes)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+
+
+def _extras(image: Image.Image) -> Extras:
+    """What goes along; a profile only if it describes the pixels that will be written."""
+    extras = extras_of(image)
+    if extras.icc_profile is None:
+        return extras
+    space = profile_space(extras.icc_profile)
+    grey = image.mode.startswith(("L", "1", "I")) and not _has_alpha(image)
+    if image.mode in OTHER_COLOURS or space in ("CMYK", "Lab") or (space == "GRAY" and not grey):
+        return replace(extras, icc_profile=None)
+    return extras
 
 
 def read_image(info: ImageInfo) -> Picture:
@@ -132,7 +242,7 @@ def read_image(info: ImageInfo) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damage is raised
-            with Image.open(info.path, formats=FORMATS) as opened:
+            with Image.open(info.path, formats=(info.format,)) as opened:
                 if info.depth == BITS_16:
                     return _read_deep(info, opened)
                 return _read_plain(opened)
@@ -141,27 +251,19 @@ def read_image(info: ImageInfo) -> Picture:
 
 
 def _read_plain(opened: Image.Image) -> Picture:
-    profile = None if opened.mode == "CMYK" else opened.info.get("icc_profile")
-    exif = _exif(opened)
+    extras, compression = _extras(opened), opened.info.get("compression")
     upright = ImageOps.exif_transpose(opened)
-    if upright.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in upright.info:
+    if _has_alpha(upright):
         rgba = np.asarray(upright.convert("RGBA"))
-        return Picture(rgba[..., :3], rgba[..., 3], icc_profile=profile, exif=exif)
+        return Picture(rgba[..., :3], rgba[..., 3], extras=extras, compression=compression)
     grey = upright.mode in ("L", "1")
-    return Picture(np.asarray(upright.convert("RGB")), grey=grey, icc_profile=profile, exif=exif)
-
-
-def _exif(opened: Image.Image) -> bytes | None:
-    """The tags that describe the picture, not the file; nothing if there are none."""
-    tags = Image.Exif()
-    tags.load(opened.getexif().tobytes())
-    for tag in (LAYOUT_TAGS | {ORIENTATION}) & set(tags):
-        del tags[tag]
-    return tags.tobytes() if len(tags) else None
+    pixels = np.asarray(upright.convert("RGB"))
+    return Picture(pixels, grey=grey, extras=extras, compression=compression)
 
 
 def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
-    with av.open(f"file:{info.path.absolute()}", format=f"{info.format.lower()}_pipe") as container:
+    demuxer = _pipe(info.path, info.format)
+    with av.open(f"file:{info.path.absolute()}", format=demuxer) as container:
         frame = next(container.decode(video=0))
     pixels = cast("NDArray[np.uint16]", frame.reformat(format="rgba64le").to_ndarray())
     pixels = _oriented(pixels, int(opened.getexif().get(ORIENTATION, 1)))
@@ -170,7 +272,8 @@ def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
         np.ascontiguousarray(pixels[..., :3]),
         np.ascontiguousarray(pixels[..., 3]) if has_alpha else None,
         grey=frame.format.name.startswith("gray"),
-        icc_profile=opened.info.get("icc_profile"),
+        extras=_extras(opened),
+        compression=opened.info.get("compression"),
     )
 
 
@@ -186,14 +289,34 @@ def _oriented(pixels: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16
 
 
 def image_format(info: ImageInfo, settings: ImageSettings) -> str:
-    """The format to write: the source's own (`same`) or the configured one. ConfigError if unknown."""
+    """The format to write: the source's own (`same`; PNG if that cannot be written) or the configured one.
+
+    Raises ConfigError if it is unknown.
+    """
     if settings.format == "same":
-        return info.format
+        return info.format if info.format in FORMATS else "PNG"
     wanted = settings.format.upper()
     wanted = {"JPG": "JPEG", "TIF": "TIFF"}.get(wanted, wanted)
     if wanted not in FORMATS:
         raise ConfigError(f"image.format: {settings.format!r} is none of same, {', '.join(FORMATS).lower()}")
     return wanted
+
+
+def losses(info: ImageInfo, format: str) -> tuple[str, ...]:
+    """What of a picture is not in its result of that format, a line for each."""
+    deep = info.depth == BITS_16
+    notes = list(info.notes)
+    if deep and format not in DEEP_FORMATS:
+        notes.append(f"its 16 bits per channel are cut to 8: {format} holds no more")
+    holds = HOLDS[format]
+    if format not in NO_ALPHA:
+        holds |= {"alpha"}
+    for name, length in info.held:
+        if name not in holds:
+            notes.append(f"{NAMES[name]}: {format} has no room for that")
+        elif not fits(format, name, length):
+            notes.append(f"{NAMES[name]}: {length} bytes are too many for {format}")
+    return tuple(notes)
 
 
 def check_side(format: str, width: int, height: int) -> None:
@@ -215,7 +338,7 @@ def write_image(picture: Picture, format: str, settings: ImageSettings, output: 
     partial = output.with_suffix(".partial")
     alpha = None if picture.alpha is None else _resized(picture.alpha, picture.pixels)
     try:
-        if picture.pixels.dtype == np.uint16 and format in ("PNG", "TIFF"):
+        if picture.pixels.dtype == np.uint16 and format in DEEP_FORMATS:
             partial.write_bytes(_deep_bytes(picture, alpha, format))
         else:
             _save_plain(picture, alpha, format, settings, partial)
@@ -240,18 +363,15 @@ def _save_plain(
     image = Image.fromarray((picture.pixels >> shift).astype(np.uint8))
     if picture.grey:
         image = image.convert("L")
-    if alpha is not None and format not in ("JPEG", "BMP"):
+    if alpha is not None and format not in NO_ALPHA:
         image.putalpha(Image.fromarray((alpha >> shift).astype(np.uint8)))
-    options: dict[str, object] = {}
+    options = save_options(picture.extras, format, image.size)
     if format in ("JPEG", "WEBP"):
         options["quality"] = settings.quality
     if format == "JPEG":
         options["subsampling"] = 0
-    if picture.icc_profile and format != "BMP":
-        options["icc_profile"] = picture.icc_profile
-    too_long = format == "JPEG" and len(picture.exif or b"") > LONGEST_JPEG_EXIF
-    if picture.exif and format != "BMP" and not too_long:
-        options["exif"] = picture.exif
+    if format == "TIFF" and picture.compression in TIFF_COMPRESSIONS:
+        options["compression"] = picture.compression
     image.save(partial, format, **options)
 
 
@@ -267,12 +387,14 @@ def _deep_bytes(picture: Picture, alpha: Pixels | None, format: str) -> bytes:
     encoder.width, encoder.height = source.width, source.height
     encoder.pix_fmt = kind + ("be" if format == "PNG" else "le")
     encoder.time_base = Fraction(1)
+    if format == "TIFF" and picture.compression in TIFF_COMPRESSIONS:
+        encoder.options = {"compression_algo": TIFF_COMPRESSIONS[picture.compression]}
     frame = source.reformat(format=encoder.pix_fmt)
     frame.pts = 0
     encoded = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
-    if format == "PNG" and picture.icc_profile:
-        return _with_profile(encoded, picture.icc_profile)
-    return encoded
+    if format == "PNG":
+        return png_with(encoded, picture.extras, (source.width, source.height))
+    return tiff_with(encoded, picture.extras, (source.width, source.height))
 
 
 def _frame(samples: Pixels, format: str) -> VideoFrame:
@@ -284,11 +406,3 @@ def _luma(pixels: Pixels) -> NDArray[np.uint16]:
     """BT.601 luma in whole numbers, as Pillow has it for 8 bits; swscale would round greys."""
     weighted = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
     return ((weighted + 500) // 1000).astype(np.uint16)
-
-
-def _with_profile(png: bytes, profile: bytes) -> bytes:
-    """A PNG with an iCCP chunk right after its header (PNG specification, 11.3.2.3)."""
-    end_of_header = 8 + 25
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
-    chunk = (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
-    return png[:end_of_header] + chunk + png[end_of_header:]

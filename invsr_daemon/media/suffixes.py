@@ -7,4 +7,15 @@ FILM_SUFFIXES = frozenset({
     ".hevc", ".ivf",
 })
 # fmt: on
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+# Of each format that can be written, the usual one first.
+WRITTEN_SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+}
+# Still GIFs are found among the films.
+PICTURE_SUFFIXES = frozenset({".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"}).union(
+    *WRITTEN_SUFFIXES.values()
+)

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
+from invsr_daemon.media.extras import Extras
 from invsr_daemon.media.image import (
     LONGEST_SIDE,
     SUFFIX,
@@ -242,13 +243,13 @@ def turn_tiff(data: bytes, orientation: int) -> bytes:
     ids=["png", "jpeg", "webp", "tiff", "png16"],
 )
 def test_profiles_are_kept(tmp_path: Path, format: str, pixels: NDArray[Any]) -> None:
-    write_image(Picture(pixels, icc_profile=PROFILE), format, SAME, tmp_path / "a.bin")
-    assert read(tmp_path / "a.bin").icc_profile == PROFILE
+    write_image(Picture(pixels, extras=Extras(icc_profile=PROFILE)), format, SAME, tmp_path / "a.bin")
+    assert read(tmp_path / "a.bin").extras.icc_profile == PROFILE
 
 
 def test_a_profile_of_inks_is_not_given_to_light(tmp_path: Path) -> None:
     Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=PROFILE)
-    assert read(tmp_path / "a.jpg").icc_profile is None
+    assert read(tmp_path / "a.jpg").extras.icc_profile is None
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
@@ -273,7 +274,9 @@ def test_tags_describe_the_picture_and_not_another_file(
 
 
 def test_exif_too_long_for_a_jpeg_is_left_out(tmp_path: Path) -> None:
-    write_image(Picture(RGB8, exif=b"Exif\0\0" + bytes(70_000)), "JPEG", SAME, tmp_path / "a.jpg")
+    write_image(
+        Picture(RGB8, extras=Extras(exif=b"Exif\0\0" + bytes(70_000))), "JPEG", SAME, tmp_path / "a.jpg"
+    )
     assert read(tmp_path / "a.jpg").pixels.shape == RGB8.shape
 
 
@@ -315,8 +318,11 @@ def test_hostile_names_are_only_names(tmp_path: Path, name: str) -> None:
 def test_what_is_no_picture_is_left_to_others(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     assert probe_image(tmp_path / "text.png", MANY_PIXELS) is None
-    Image.fromarray(RGB8).save(tmp_path / "a.gif")
-    assert probe_image(tmp_path / "a.gif", MANY_PIXELS) is None
+    for name in ("a.gif", "a.avif"):
+        Image.fromarray(RGB8).save(
+            tmp_path / name, save_all=True, append_images=[Image.fromarray(RGB8[::-1])]
+        )
+        assert probe_image(tmp_path / name, MANY_PIXELS) is None, "a film"
 
 
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
@@ -423,7 +429,7 @@ def test_deep_pictures_in_shallow_formats(tmp_path: Path) -> None:
 
 def test_the_same_picture_gives_the_same_bytes(tmp_path: Path) -> None:
     for format in SUFFIX:
-        for picture in (Picture(RGB8, icc_profile=PROFILE), Picture(RGB16)):
+        for picture in (Picture(RGB8, extras=Extras(icc_profile=PROFILE)), Picture(RGB16)):
             written = []
             for _ in range(2):
                 write_image(picture, format, SAME, tmp_path / "a.bin")
