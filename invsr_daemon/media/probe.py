@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 
 from ..records import Chunk, Film, InputError, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of
+from .foreign import check_supported
 from .source import check_regular, open_source
 from .whole import check_complete
 
@@ -54,6 +55,7 @@ def probe_video(path: Path, max_pixels: int) -> Film:
     `max_pixels` per frame.
     """
     check_regular(path)
+    check_supported(path)
     check_complete(path)
     with open_source(path) as container:
         video = _main_video(container)

@@ -18,6 +18,7 @@ import av
 from av.container import InputContainer
 
 from ..records import InputError
+from .foreign import unreadable_picture
 
 # Containers of moving pictures. Left out on purpose: hls, dash, concat, image sequences, devices.
 DEMUXERS = (
@@ -60,6 +61,13 @@ def open_source(path: Path) -> Iterator[InputContainer]:
         ) as container:
             yield container
     except (av.error.InvalidDataError, av.error.ArgumentError) as error:  # or a format that is not allowed
-        raise InputError("it is not a film or picture that can be read, or it is damaged") from error
+        raise InputError(_refusal(path)) from error
     except av.error.FFmpegError as error:
         raise InputError(f"it cannot be read: {error.strerror}") from error
+
+
+def _refusal(path: Path) -> str:
+    kind = unreadable_picture(path)
+    if kind is None:
+        return "it is not a film or picture that can be read, or it is damaged"
+    return f"the {kind} is damaged, or of a kind that is not supported (such as 32 bits per channel)"
