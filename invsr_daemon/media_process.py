@@ -21,8 +21,8 @@ from typing import Any
 from . import __version__
 from .child import Progress, serve
 from .media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
-from .media.encode import chunk_suffix, film_size
-from .media.image import SUFFIX, check_side, image_format, losses, probe_image
+from .media.encode import chunk_suffix, film_losses, film_size
+from .media.image import SUFFIX, check_side, image_format, picture_losses, probe_image
 from .media.probe import plan_chunks, probe_video
 from .media.source import check_regular
 from .media.suffixes import WRITTEN_SUFFIXES
@@ -85,7 +85,7 @@ def _plan_film(job: Job, identity: Identity) -> Plan:
         VideoTask(film.info, chunk, job.model, video, work / f"chunk-{chunk.index:06}{suffix}")
         for chunk in plan_chunks(film, settings.video.chunk_frames, job.model.temporal.context)
     )
-    notes = film.info.notes + layout.notes
+    notes = film.info.notes + film_losses(film.info, video, job.model.scale) + layout.notes
     output = job.target.path(f".{layout.container}")
     return Plan(job, identity, key, work, output, len(film.pts), tasks, film, layout, notes)
 
@@ -112,7 +112,7 @@ def _plan_image(job: Job, identity: Identity, info: ImageInfo) -> Plan:
     task = ImageTask(info, job.model, image, work / f"image{SUFFIX[format]}")
     own = job.source.suffix.lower()
     suffix = own if own in WRITTEN_SUFFIXES[format] else SUFFIX[format]
-    notes = losses(info, format)
+    notes = picture_losses(info, format)
     return Plan(job, identity, key, work, job.target.path(suffix), 1, (task,), None, None, notes)
 
 

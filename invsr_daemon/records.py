@@ -120,7 +120,10 @@ class SeekPoint:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What holds for a whole film. Times are in units of `time_base`."""
+    """What holds for a whole film. Times are in units of `time_base`.
+
+    `subsampling`: pixels per sample of chroma, across and down; 2, 2 also where there is no colour.
+    """
 
     path: Path
     container: str
@@ -136,6 +139,7 @@ class VideoInfo:
     display_matrix: tuple[int, ...] | None
     others: tuple[StreamInfo, ...]
     notes: tuple[str, ...]
+    subsampling: tuple[int, int] = (2, 2)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Numbers are ITU-T H.273's, which FFmpeg uses; swscale knows fewer matrices than 
 
 from __future__ import annotations
 
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
@@ -13,6 +14,7 @@ from ..records import Colour
 
 RGB, BT709, UNSPECIFIED, BT470BG, SMPTE170M, BT2020_NCL, BT2020_CL = 0, 1, 2, 5, 6, 9, 10
 STUDIO, FULL = 1, 2
+LARGE = 64
 # From here up untagged video is taken for HD (BT.709), as players do.
 HD_HEIGHT, HD_WIDTH = 720, 1280
 
@@ -43,6 +45,15 @@ def colour_of(frame: VideoFrame, stream: VideoStream) -> Colour:
         matrix = BT709 if hd or is_rgb else SMPTE170M
     full = FULL in (frame.color_range, context.color_range) or frame.format.name.startswith("yuvj")
     return Colour(matrix, primaries, transfer, FULL if full and not is_rgb else STUDIO)
+
+
+def subsampling(format: VideoFormat) -> tuple[int, int]:
+    """Pixels per sample of chroma, across and down; (2, 2) where there is no colour."""
+    if format.is_rgb or format.has_palette:
+        return 1, 1
+    if len(format.components) < 3:
+        return 2, 2
+    return LARGE // format.chroma_width(LARGE), LARGE // format.chroma_height(LARGE)
 
 
 def swscale_matrix(matrix: int) -> int:

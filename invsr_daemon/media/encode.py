@@ -38,7 +38,7 @@ from ..records import (
     VideoSettings,
     output_size,
 )
-from .colour import BT709, FULL, RGB, SWSCALE, swscale_matrix
+from .colour import BT709, FULL, RGB, SWSCALE, subsampling, swscale_matrix
 from .decode import RGB8, RGB16, RgbFrame
 
 # What people write in a configuration, and FFmpeg's encoder for it; encoders' own names work too.
@@ -51,6 +51,7 @@ SVT_PRESETS = {
 # Suffixes of chunk files and their formats; the first that holds the codec is taken.
 CHUNK_FORMATS = {".nut": "nut", ".mov": "mov"}
 BITS_8 = 8
+SAMPLINGS = ("420", "422", "444")
 ORIGIN_SECONDS = 60
 # The constant-quality option of encoders that do not call it crf; None: lossless, has none.
 QUALITY_OPTION: dict[str, str | None] = {
@@ -99,22 +100,52 @@ def holds_codec(format: str, codec: str) -> bool:
     return True
 
 
-def pixel_format(settings: VideoSettings, depth: int) -> str:
-    """The configured pixel format; `auto`: 4:2:0 at 8 bits, or at 10 for deeper sources.
+def pixel_format(settings: VideoSettings, info: VideoInfo, scale: float) -> str:
+    """The configured pixel format; `auto`: what loses nothing, of those that the encoder takes.
 
-    Raises ConfigError if the encoder does not take it.
+    That is 8 bits, or 10 for deeper sources, and 4:2:0, which holds all of the source's chroma once it is
+    enlarged twofold; below that the source's own sampling. Raises ConfigError if the encoder cannot.
     """
     taken = [each.name for each in _encoder(settings.codec).video_formats or ()]
     wanted = settings.pixel_format
     if wanted == "auto":
-        deep = depth > BITS_8 and "yuv420p10le" in taken
-        wanted = "yuv420p10le" if deep else "yuv420p"
+        wanted = _suitable(taken, deep=info.depth > BITS_8, sampling=_sampling(info, scale))
     if taken and wanted not in taken:
         raise ConfigError(f"video.pixel_format: {settings.codec} takes {', '.join(taken)}, not {wanted!r}")
     try:
         return VideoFormat(wanted, 16, 16).name
     except ValueError as error:
         raise ConfigError(f"video.pixel_format: there is no {wanted!r}") from error
+
+
+def _needed(info: VideoInfo, scale: float) -> tuple[int, int]:
+    """How many of the result's pixels may share a sample of chroma, across and down, so that none is lost."""
+    across, down = (1 if each * scale < 2 else 2 for each in info.subsampling)
+    return across, down
+
+
+def _sampling(info: VideoInfo, scale: float) -> str:
+    """The same as FFmpeg names it."""
+    across, down = _needed(info, scale)
+    return "444" if across == 1 else "422" if down == 1 else "420"
+
+
+def _suitable(taken: list[str], *, deep: bool, sampling: str) -> str:
+    """Depth before chroma, more before less; 4:2:0 at 8 bits where nothing fits or all is taken."""
+    order = SAMPLINGS[SAMPLINGS.index(sampling) :] + SAMPLINGS[: SAMPLINGS.index(sampling)][::-1]
+    depths = ("10le", "") if deep else ("", "10le")
+    names = [f"yuv{each}p{depth}" for depth in depths for each in order]
+    return next((name for name in names if name in taken or not taken), "yuv420p")
+
+
+def film_losses(info: VideoInfo, settings: VideoSettings, scale: float) -> tuple[str, ...]:
+    """What the pixel format loses of the source, a line for each. Raises ConfigError like `pixel_format`."""
+    format = VideoFormat(pixel_format(settings, info, scale), 16, 16)
+    bits = max(component.bits for component in format.components)
+    notes = [f"its {info.depth} bits per channel are cut to {bits}"] if bits < info.depth else []
+    if any(one > other for one, other in zip(subsampling(format), _needed(info, scale), strict=True)):
+        notes.append(f"its chroma loses resolution: {format.name} has less of it than the source")
+    return tuple(notes)
 
 
 def written_colour(colour: Colour, format: str, codec: str) -> Colour:
@@ -138,7 +169,7 @@ def set_colour(context: VideoCodecContext, colour: Colour) -> None:
 
 def film_size(info: VideoInfo, settings: VideoSettings, scale: float) -> tuple[int, int]:
     """(width, height) of the restored film, even where the pixel format subsamples chroma."""
-    chroma = VideoFormat(pixel_format(settings, info.depth), 16, 16)
+    chroma = VideoFormat(pixel_format(settings, info, scale), 16, 16)
     subsampled = chroma.chroma_width(2) == 1 or chroma.chroma_height(2) == 1
     return output_size(info.width, info.height, scale, even=subsampled)
 
@@ -206,7 +237,7 @@ def _stream(
     stream = cast(VideoStream, added)
     context = stream.codec_context
     context.width, context.height = film_size(info, settings, scale)
-    context.pix_fmt = pixel_format(settings, info.depth)
+    context.pix_fmt = pixel_format(settings, info, scale)
     context.time_base = info.time_base
     stream.time_base = info.time_base
     context.thread_count = settings.threads

@@ -302,7 +302,7 @@ def image_format(info: ImageInfo, settings: ImageSettings) -> str:
     return wanted
 
 
-def losses(info: ImageInfo, format: str) -> tuple[str, ...]:
+def picture_losses(info: ImageInfo, format: str) -> tuple[str, ...]:
     """What of a picture is not in its result of that format, a line for each."""
     deep = info.depth == BITS_16
     notes = list(info.notes)

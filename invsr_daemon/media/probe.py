@@ -16,20 +16,22 @@ from pathlib import Path
 from typing import cast
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from ..records import Chunk, Film, InputError, SeekPoint, StreamInfo, VideoInfo
-from .colour import colour_of
+from .colour import colour_of, subsampling
 from .foreign import check_supported
 from .source import check_regular, open_source
 from .whole import check_complete
 
-SMALLEST_SIDE = 8
+SMALLEST_SIDE, OPAQUE = 8, 255
 # Containers whose header states a duration that the packets must reach, and how far they may miss.
 STATED_DURATION = ("matroska", "mov", "flv", "asf", "avi", "nut")
 MISSING_SECONDS = 0.4
@@ -151,7 +153,7 @@ def _described(
     assert found.first is not None
     rate = video.average_rate or video.guessed_rate or Fraction(25)
     time_base = video.time_base or 1 / rate
-    pts, notes = _timeline(found, rate, time_base)
+    pts, mended = _timeline(found, rate, time_base)
     gap = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / rate / time_base))
     info = VideoInfo(
         path=path,
@@ -167,11 +169,25 @@ def _described(
         sample_aspect_ratio=video.sample_aspect_ratio or None,
         display_matrix=_display_matrix(found.first),
         others=tuple(StreamInfo(s.index, s.type, _codec_name(s)) for s in others),
-        notes=tuple(notes),
+        notes=(*mended, *_alpha_notes(found.first, video)),
+        subsampling=subsampling(found.first.format),
     )
-    seek_points = () if notes else _seek_points(pts, found.keyframes)
+    seek_points = () if mended else _seek_points(pts, found.keyframes)
     last = _stated_last(container, video, pts[-1], found.last_duration) or found.last_duration or gap
     return Film(info, tuple(pts), last, seek_points)
+
+
+def _alpha_notes(frame: VideoFrame, video: VideoStream) -> list[str]:
+    """A note if the film is transparent, as far as its first frame shows. VP8 and VP9 only say so."""
+    stated = video.metadata.get("alpha_mode") == "1"
+    if not stated and any(component.is_alpha for component in frame.format.components):
+        # GIF always has it; elsewhere a film may begin opaque.
+        stated = video.codec_context.name not in ("gif", "apng") or bool(_alpha(frame).min() < OPAQUE)
+    return ["its transparency is left out"] if stated else []
+
+
+def _alpha(frame: VideoFrame) -> NDArray[np.uint8]:
+    return cast("NDArray[np.uint8]", frame.to_ndarray(format="rgba")[..., 3])
 
 
 def _stated_last(container: InputContainer, video: VideoStream, last: int, told: int) -> int | None:

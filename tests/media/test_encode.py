@@ -18,7 +18,14 @@ from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
-from invsr_daemon.media.encode import encoder_name, film_size, open_chunk, pixel_format, writing_error
+from invsr_daemon.media.encode import (
+    encoder_name,
+    film_losses,
+    film_size,
+    open_chunk,
+    pixel_format,
+    writing_error,
+)
 from invsr_daemon.media.probe import plan_chunks, probe_video
 from invsr_daemon.media.trial import encoding_problem
 from invsr_daemon.records import Colour, ConfigError, DiskFullError, Film, OutputError, ResourceError
@@ -101,7 +108,7 @@ def test_ten_bits_stay_ten_bits(tmp_path: Path, codec: str) -> None:
     make_film(tmp_path / "film.mkv", pix_fmt="yuv444p10le", paint=flat(*rgb), pts=range(2))
     settings = video_settings(codec=codec, crf=1)
     copy = pass_through(tmp_path / "film.mkv", settings=settings)
-    assert decoded(copy.path)[0].format.name == "yuv420p10le"
+    assert decoded(copy.path)[0].format.name == "yuv444p10le"
     (chunk,) = plan_chunks(copy.result, 9)
     for frame in decode_chunk(copy.result.info, chunk):
         assert frame.pixels.dtype == np.uint16
@@ -133,7 +140,8 @@ def test_rgb_formats_have_no_matrix_and_the_full_range(
 def test_odd_sizes_become_even_where_chroma_is_subsampled(tmp_path: Path) -> None:
     film = small_film(tmp_path, codec="ffv1", pix_fmt="yuv444p", size=(65, 49))
     assert film_size(film.info, video_settings(), 4.0) == (260, 196)
-    assert film_size(film.info, video_settings(), 1.0) == (64, 48)
+    assert film_size(film.info, video_settings(), 1.0) == (65, 49)
+    assert film_size(film.info, video_settings(pixel_format="yuv420p"), 1.0) == (64, 48)
     settings = video_settings(codec="ffv1", pixel_format="bgr0")
     assert film_size(film.info, settings, 1.0) == (65, 49)
     assert film_size(film.info, settings, 1.5) == (98, 74)
@@ -188,9 +196,74 @@ def test_options_reach_the_encoder(tmp_path: Path) -> None:
 def test_names_of_codecs() -> None:
     assert encoder_name("h264") == "libx264"
     assert encoder_name("libx265") == "libx265"
-    assert pixel_format(video_settings(), 8) == "yuv420p"
-    assert pixel_format(video_settings(), 12) == "yuv420p10le"
-    assert pixel_format(video_settings(codec="mpeg4"), 10) == "yuv420p"
+
+
+SAMPLINGS: list[tuple[str, int, tuple[int, int], float, str]] = [
+    ("h264", 8, (2, 2), 4, "yuv420p"),
+    ("h264", 8, (2, 2), 1, "yuv420p"),
+    ("h264", 12, (2, 2), 4, "yuv420p10le"),
+    ("mpeg4", 10, (2, 2), 1, "yuv420p"),
+    ("h264", 8, (1, 1), 2, "yuv420p"),
+    ("h264", 8, (1, 1), 1.9, "yuv444p"),
+    ("h264", 10, (1, 1), 1, "yuv444p10le"),
+    ("hevc", 10, (2, 1), 1, "yuv422p10le"),
+    ("h264", 8, (2, 1), 1.5, "yuv422p"),
+    ("h264", 8, (1, 2), 1, "yuv444p"),
+    ("h264", 8, (4, 1), 1, "yuv422p"),
+    ("h264", 8, (4, 4), 1, "yuv420p"),
+    ("av1", 10, (1, 1), 1, "yuv420p10le"),
+    ("prores_ks", 8, (2, 2), 4, "yuv422p10le"),
+    ("prores_ks", 10, (1, 1), 1, "yuv444p10le"),
+    ("dnxhd", 8, (2, 2), 4, "yuv422p"),
+    ("rawvideo", 8, (1, 1), 1, "yuv444p"),
+]
+
+
+@pytest.mark.parametrize(("codec", "depth", "sampling", "scale", "format"), SAMPLINGS)
+def test_no_chroma_is_lost_where_the_encoder_can(
+    tmp_path: Path, codec: str, depth: int, sampling: tuple[int, int], scale: float, format: str
+) -> None:
+    info = replace(small_film(tmp_path).info, depth=depth, subsampling=sampling)
+    settings = video_settings(codec=codec)
+    assert pixel_format(settings, info, scale) == format
+    lost = {("mpeg4", 10): ("10 bits",), ("h264", 12): ("12 bits",), ("av1", 10): ("chroma",)}.get(
+        (codec, depth), ()
+    )
+    notes = film_losses(info, settings, scale)
+    assert len(notes) == len(lost)
+    assert all(word in note for word, note in zip(lost, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "sampling"),
+    [
+        ("yuv420p", (2, 2)),
+        ("yuv422p", (2, 1)),
+        ("yuv444p10le", (1, 1)),
+        ("yuv411p", (4, 1)),
+        ("gray", (2, 2)),
+    ],
+)
+def test_the_sources_sampling_is_found_and_kept(
+    tmp_path: Path, pix_fmt: str, sampling: tuple[int, int]
+) -> None:
+    film = small_film(tmp_path, codec="ffv1", pix_fmt=pix_fmt)
+    assert film.info.subsampling == sampling
+    copy = pass_through(tmp_path / "film.mkv")
+    assert copy.result.info.subsampling == (min(2, sampling[0]), sampling[1])
+
+
+def test_colours_of_single_pixels_survive(tmp_path: Path) -> None:
+    def paint(index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        picture = flat(200, 30, 90)(index, size)
+        picture[::2] = (20, 180, 60)
+        return picture.astype(np.uint8)
+
+    make_film(tmp_path / "film.mkv", codec="ffv1", pix_fmt="yuv444p", paint=paint, pts=range(2))
+    kept = pass_through(tmp_path / "film.mkv", settings=video_settings(crf=1))
+    assert np.abs(colours(kept.source) - colours(kept.result)).max() <= 6
+    lost = pass_through(tmp_path / "film.mkv", settings=video_settings(crf=1, pixel_format="yuv420p"))
+    assert np.abs(colours(lost.source) - colours(lost.result)).max() > 50
 
 
 def test_an_exception_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from invsr_daemon.media.image import (
     SUFFIX,
     Picture,
     image_format,
-    losses,
+    picture_losses,
     probe_image,
     read_image,
     write_image,
@@ -59,7 +59,7 @@ def through(path: Path, format: str = "same") -> tuple[Path, tuple[str, ...]]:
     assert again.pixels.dtype == picture.pixels.dtype or info.depth == 16
     if written in ("PNG", "TIFF", "BMP") and again.pixels.dtype == large.dtype:
         assert np.array_equal(again.pixels, large)
-    return output, losses(info, written)
+    return output, picture_losses(info, written)
 
 
 def probed(path: Path) -> ImageInfo:

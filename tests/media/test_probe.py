@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import pytest
+from PIL import Image
 
 from invsr_daemon.media.probe import probe_video
 from invsr_daemon.records import Colour, Film, InputError
@@ -77,6 +78,30 @@ def test_transport_streams_keep_vfr(tmp_path: Path) -> None:
 def test_avi_with_gaps_is_not_taken_for_cut_off(tmp_path: Path) -> None:
     film = probed(tmp_path / "a.avi", codec="mpeg4", pts=VFR, sounds=[Sound("mp2")])
     assert times(film) == [Fraction(each, 25) for each in VFR]
+
+
+ALPHA = [
+    ("a.mov", {"codec": "prores_ks", "pix_fmt": "yuva444p10le"}, True),
+    ("a.mkv", {"codec": "ffv1", "pix_fmt": "yuva420p"}, True),
+    ("a.mkv", {"codec": "ffv1", "pix_fmt": "yuv420p"}, False),
+    ("a.gif", {"codec": "gif", "pix_fmt": "rgb8", "time_base": Fraction(1, 100)}, False),
+]
+
+
+@pytest.mark.parametrize(("name", "properties", "transparent"), ALPHA)
+def test_transparency_that_is_left_out_is_noted(
+    tmp_path: Path, name: str, properties: dict[str, Any], transparent: bool
+) -> None:
+    film = probed(tmp_path / name, **properties)
+    assert ("its transparency is left out" in film.info.notes) == transparent
+    assert film.seek_points, "no less for that"
+
+
+def test_a_transparent_gif_is_noted(tmp_path: Path) -> None:
+    frames = [Image.new("RGBA", (32, 32), (255, 0, number, 0)) for number in range(3)]
+    frames[1].putpixel((3, 3), (0, 0, 255, 255))
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], disposal=2)
+    assert probe_video(tmp_path / "a.gif", MANY_PIXELS).info.notes == ("its transparency is left out",)
 
 
 def test_avi_has_no_presentation_times_for_b_frames_and_the_notes_say_so(tmp_path: Path) -> None:
