@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
 from invsr_daemon.media.encode import (
+    chunk_suffix,
     encoder_name,
     film_losses,
     film_size,
@@ -266,34 +267,42 @@ def test_colours_of_single_pixels_survive(tmp_path: Path) -> None:
     assert np.abs(colours(lost.source) - colours(lost.result)).max() > 50
 
 
-def test_an_exception_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+CHUNK_FILES = pytest.mark.parametrize(("codec", "suffix"), [("ffv1", ".nut"), ("prores_ks", ".mov")])
+
+
+@CHUNK_FILES
+def test_an_exception_leaves_nothing_under_the_final_name(tmp_path: Path, codec: str, suffix: str) -> None:
     film = small_film(tmp_path)
     (chunk,) = plan_chunks(film, 99)
+    path = tmp_path / f"c{suffix}"
     with (  # noqa: PT012
         pytest.raises(RuntimeError, match="midway"),
-        open_chunk(tmp_path / "c.nut", film.info, chunk, video_settings(), 1.0) as encoder,
+        open_chunk(path, film.info, chunk, video_settings(codec=codec, preset=""), 1.0) as encoder,
     ):
         encoder.encode(RgbFrame(0, np.zeros((48, 64, 3), np.uint8)))
-        assert not (tmp_path / "c.nut").exists()
+        assert not path.exists()
         raise RuntimeError("midway")
-    assert not (tmp_path / "c.nut").exists()
+    assert not path.exists()
 
 
-def test_litter_of_a_killed_run_is_written_over(tmp_path: Path) -> None:
+@CHUNK_FILES
+def test_litter_of_a_killed_run_is_written_over(tmp_path: Path, codec: str, suffix: str) -> None:
     film = small_film(tmp_path)
-    write_chunk(film, tmp_path / "a.nut")
+    assert chunk_suffix(codec) == suffix
+    write_chunk(film, tmp_path / f"a{suffix}", codec=codec, preset="")
     (tmp_path / "b.partial").write_bytes(bytes(10**6))
-    write_chunk(film, tmp_path / "b.nut")
-    assert (tmp_path / "a.nut").read_bytes() == (tmp_path / "b.nut").read_bytes()
+    write_chunk(film, tmp_path / f"b{suffix}", codec=codec, preset="")
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     assert not (tmp_path / "b.partial").exists()
 
 
-def test_a_full_disk_passes(tmp_path: Path) -> None:
+@CHUNK_FILES
+def test_a_full_disk_passes(tmp_path: Path, codec: str, suffix: str) -> None:
     film = small_film(tmp_path)
     (tmp_path / "c.partial").symlink_to("/dev/full")
     with pytest.raises(ResourceError, match="is full"):
-        write_chunk(film, tmp_path / "c.nut", codec="ffv1", preset="")
-    assert not (tmp_path / "c.nut").exists()
+        write_chunk(film, tmp_path / f"c{suffix}", codec=codec, preset="")
+    assert not (tmp_path / f"c{suffix}").exists()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
