@@ -24,6 +24,12 @@ LAYOUT_TAGS = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 317, 320}
     | {322, 323, 324, 325, 330, 338, 339, 347, 34675}
 )
+# Description, camera, software, date, artist, host, rating, copyright, IPTC, Photoshop's, Windows' own.
+DESCRIBING_TAGS = frozenset(
+    {270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, 33723, 34377}
+) | frozenset(range(40091, 40096))
+# What Pillow raises over damaged EXIF.
+EXIF_DAMAGE = (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, OSError, struct.error)
 # Of a TIFF's own resolution.
 DPI_TAGS = frozenset({282, 283, 296})
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
@@ -86,13 +92,27 @@ def extras_of(image: Image.Image) -> Extras:
 
 
 def _exif(image: Image.Image) -> bytes | None:
-    """The tags that describe the picture, not the file; nothing if there are none."""
-    tags = Image.Exif()
-    tags.load(image.getexif().tobytes())
+    """The tags that describe the picture, not the file; nothing if there are none, or if they are damaged."""
+    whole = _whole_exif(image)
+    if whole is None:
+        return None
+    tags = _loaded(whole)
     apart = LAYOUT_TAGS | {ORIENTATION, XMP_TAG} | (DPI_TAGS if image.format == "TIFF" else frozenset())
     for tag in apart & set(tags):
         del tags[tag]
     return tags.tobytes() if len(tags) else None
+
+
+def _whole_exif(image: Image.Image) -> bytes | None:
+    try:
+        return image.getexif().tobytes()
+    except EXIF_DAMAGE:
+        return None
+
+
+def has_damaged_exif(image: Image.Image) -> bool:
+    """Whether there is EXIF that cannot be written again."""
+    return _whole_exif(image) is None
 
 
 def _xmp(image: Image.Image) -> bytes | None:
@@ -161,12 +181,8 @@ def sized_exif(exif: bytes | None, size: tuple[int, int]) -> bytes | None:
     """EXIF that states a picture's new size, if it states one."""
     if exif is None:
         return None
-    tags = Image.Exif()
-    try:
-        tags.load(exif)
-        inner = tags.get_ifd(EXIF_IFD)
-    except (SyntaxError, struct.error, ValueError):  # as it was found
-        return exif
+    tags = _loaded(exif)
+    inner = tags.get_ifd(EXIF_IFD)
     if not set(PIXEL_SIZE_TAGS) & set(inner):
         return exif
     inner.update(zip(PIXEL_SIZE_TAGS, size, strict=True))
@@ -247,11 +263,13 @@ def _entries(tiff: bytes) -> dict[int, bytes]:
 def _new_tags(extras: Extras, exif: bytes | None) -> Iterator[tuple[int, int, bytes]]:
     """Tag, type and bytes."""
     for tag, value in _loaded(exif).items():
+        if tag not in DESCRIBING_TAGS:
+            continue
         if isinstance(value, str):
             yield tag, ASCII, value.encode() + b"\0"
         elif isinstance(value, bytes):
             yield tag, BYTE, value
-        elif isinstance(value, int) and tag not in (EXIF_IFD, GPS_IFD):
+        elif isinstance(value, int):
             yield tag, LONG, struct.pack("<I", value)
     if extras.icc_profile:
         yield 34675, UNDEFINED, extras.icc_profile

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import av
 import av.error
@@ -21,7 +21,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..durable import sync_rename
@@ -34,6 +34,7 @@ from .extras import (
     Extras,
     extras_of,
     fits,
+    has_damaged_exif,
     png_with,
     profile_space,
     save_options,
@@ -85,6 +86,7 @@ DAMAGE = (
 )
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+P = TypeVar("P", NDArray[np.uint8], NDArray[np.uint16])
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,8 @@ def _notes(image: Image.Image, path: Path) -> tuple[str, ...]:
         notes.append(f"its colours are converted from {image.mode} to RGB")
     if image.info.get("icc_profile") and not _extras(image).icc_profile:
         notes.append("its ICC profile is left out: it does not describe what is written")
+    if has_damaged_exif(image):
+        notes.append("its EXIF is left out: it is damaged")
     if image.format == "AVIF" and (bits := _coded_bits(path, "mov")) > BITS_8:
         notes.append(f"its {bits} bits per channel are cut to 8")
     return tuple(notes)
@@ -252,12 +256,13 @@ def read_image(info: ImageInfo) -> Picture:
 
 def _read_plain(opened: Image.Image) -> Picture:
     extras, compression = _extras(opened), opened.info.get("compression")
-    upright = ImageOps.exif_transpose(opened)
-    if _has_alpha(upright):
-        rgba = np.asarray(upright.convert("RGBA"))
+    opened.load()  # which turns a TIFF, and then takes its orientation away
+    orientation = int(opened.getexif().get(ORIENTATION, 1))
+    if _has_alpha(opened):
+        rgba = _oriented(np.asarray(opened.convert("RGBA")), orientation)
         return Picture(rgba[..., :3], rgba[..., 3], extras=extras, compression=compression)
-    grey = upright.mode in ("L", "1")
-    pixels = np.asarray(upright.convert("RGB"))
+    grey = opened.mode in ("L", "1")
+    pixels = _oriented(np.asarray(opened.convert("RGB")), orientation)
     return Picture(pixels, grey=grey, extras=extras, compression=compression)
 
 
@@ -265,8 +270,8 @@ def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
     demuxer = _pipe(info.path, info.format)
     with av.open(f"file:{info.path.absolute()}", format=demuxer) as container:
         frame = next(container.decode(video=0))
-    pixels = cast("NDArray[np.uint16]", frame.reformat(format="rgba64le").to_ndarray())
-    pixels = _oriented(pixels, int(opened.getexif().get(ORIENTATION, 1)))
+    rgba = cast("NDArray[np.uint16]", frame.reformat(format="rgba64le").to_ndarray())
+    pixels = _oriented(rgba, int(opened.getexif().get(ORIENTATION, 1)))
     has_alpha = frame.format.name.startswith(("rgba", "ya", "gbrap"))
     return Picture(
         np.ascontiguousarray(pixels[..., :3]),
@@ -277,15 +282,15 @@ def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
     )
 
 
-def _oriented(pixels: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16]:
-    """EXIF orientation undone, as Pillow does for 8 bits."""
+def _oriented(pixels: P, orientation: int) -> P:
+    """EXIF orientation undone as Pillow does it, which would also write the EXIF anew, damaged or not."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return pixels
+    return np.ascontiguousarray(pixels)
 
 
 def image_format(info: ImageInfo, settings: ImageSettings) -> str:

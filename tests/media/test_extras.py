@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
-from invsr_daemon.media.extras import EXIF_IFD, GPS_IFD, PIXEL_SIZE_TAGS, Extras
+from invsr_daemon.media.extras import EXIF_IFD, GPS_IFD, ORIENTATION, PIXEL_SIZE_TAGS, Extras
 from invsr_daemon.media.image import (
     SUFFIX,
     Picture,
@@ -223,6 +224,23 @@ def test_a_profile_of_greys_stays_with_greys(tmp_path: Path, mode: str, kept: bo
     output, notes = through(tmp_path / "a.tif")
     assert (extras(output).icc_profile is not None) == kept
     assert any("ICC" in note for note in notes) != kept
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_damaged_exif_costs_no_picture(tmp_path: Path, seed: int) -> None:
+    random, exif = Random(seed), camera_exif()
+    exif[ORIENTATION] = 6
+    exif.get_ifd(GPS_IFD)[1] = "N"
+    data = bytearray(exif.tobytes())
+    for _ in range(4):
+        data[random.randrange(14, len(data))] = random.randrange(256)
+    Image.fromarray(RGB8).save(tmp_path / "a.png", exif=bytes(data))
+    for format in ("same", "jpeg", "webp", "tiff"):
+        through(tmp_path / "a.png", format)
+    write_image(
+        replace(read_image(probed(tmp_path / "a.png")), pixels=RGB16), "TIFF", SAME, tmp_path / "b.tif"
+    )
+    assert np.array_equal(read_image(probed(tmp_path / "b.tif")).pixels, RGB16)
 
 
 @pytest.mark.parametrize("name", ["exif", "xmp"])

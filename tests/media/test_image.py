@@ -273,13 +273,6 @@ def test_tags_describe_the_picture_and_not_another_file(
         assert tags.get(256, 112) == 112
 
 
-def test_exif_too_long_for_a_jpeg_is_left_out(tmp_path: Path) -> None:
-    write_image(
-        Picture(RGB8, extras=Extras(exif=b"Exif\0\0" + bytes(70_000))), "JPEG", SAME, tmp_path / "a.jpg"
-    )
-    assert read(tmp_path / "a.jpg").pixels.shape == RGB8.shape
-
-
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
 def test_a_formats_longest_side_is_known(tmp_path: Path, format: str) -> None:
     longest = LONGEST_SIDE[format]
