@@ -148,3 +148,18 @@ def test_a_tiff_of_floating_point_numbers(tmp_path: Path) -> None:
         InputError, match=r"^the TIFF is damaged, or of a kind that is not supported \(such as 32"
     ):
         probe_video(tmp_path / "a.tif", MANY_PIXELS)
+
+
+def test_a_deep_avif_is_cut_and_says_so(tmp_path: Path) -> None:
+    options = {"svtav1-params": "avif=1"}
+    make_film(
+        tmp_path / "a.avif",
+        codec="libsvtav1",
+        pix_fmt="yuv420p10le",
+        pts=[0],
+        container="avif",
+        options=options,
+    )
+    plan = planned(tmp_path / "a.avif")
+    assert plan.film is None
+    assert plan.notes == ("its 10 bits per channel are cut to 8",)
