@@ -69,7 +69,7 @@ def _key(job: Job, identity: Identity, *writing: object) -> str:
     threads = job.settings.limits.cpu_threads
     versions = [__version__, *(version(package) for package in DECISIVE_PACKAGES)]
     source = [os.fsencode(job.source).hex(), str(identity)]
-    parts = [versions, source, model, threads, job.name, *(repr(each) for each in writing)]
+    parts = [versions, source, model, threads, *(repr(each) for each in writing)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

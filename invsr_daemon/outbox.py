@@ -132,6 +132,21 @@ def check_free(final: Path, collision: Collision) -> None:
         raise _taken(final)
 
 
+def check_writable(final: Path, key: str) -> None:
+    """Try a result's folder with an empty hidden file, before anything is computed for it.
+
+    Raises OutputError, UnwritableError, DiskFullError.
+    """
+    partial = begin(final, key)
+    try:
+        with explaining(final.parent):
+            partial.touch()
+            with suppress(FileNotFoundError):
+                final.lstat()  # a name that is too long
+    finally:
+        clear(final, key)
+
+
 def _taken(final: Path) -> OutputExistsError:
     return OutputExistsError(f"{final} is already there, and it was not asked to be replaced")
 

@@ -36,8 +36,9 @@ class Target:
 class Job:
     """One input and everything that decides its result. `source` is absolute and no symlink.
 
-    `name` tells apart jobs that agree in all else; `priority`: lower ones get workers first. `room` is
-    a folder for all that is kept of the job, whatever its key becomes: see `runner.clear_room`.
+    `name` tells apart jobs that agree in all else: each has a result of its own. `priority`: lower ones get
+    workers first. `room` is a folder for all that is kept of the job, whatever its key becomes: see
+    `runner.clear_room`.
     """
 
     source: Path

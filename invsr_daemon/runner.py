@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .durable import sync_rename
-from .outbox import Imprint, begin, check_free, clear, explained, explaining, finish
+from .outbox import Imprint, begin, check_free, check_writable, clear, explained, explaining, finish
 from .plans import Job, Plan, frames_of
 from .pool import Pool, Worker
 from .records import InputError, InvsrError, OutputExistsError, Task, WorkerLostError, WorkersLostError
@@ -77,6 +78,7 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
         return Result(plan, output, 0, was_there=True)
     check_free(plan.output, job.manners.collision)
     _spare_the_original(plan)
+    await asyncio.to_thread(check_writable, plan.output, plan.key)
     observer.planned(plan)
     try:
         return await _run_plan(plan, pool, observer, stopping)
@@ -267,7 +269,9 @@ class _Restoration:
 
 
 def _note_file(plan: Plan) -> Path:
-    return plan.job.settings.state_dir / "done" / plan.job.room / f"{plan.key[:32]}.json"
+    """The key leaves out where the result goes: pieces serve any place, but a note is about one."""
+    named = hashlib.sha256(f"{plan.key} {plan.job.name}".encode(errors="surrogateescape")).hexdigest()
+    return plan.job.settings.state_dir / "done" / plan.job.room / f"{named[:32]}.json"
 
 
 def _note(plan: Plan, imprint: Imprint) -> None:

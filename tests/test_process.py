@@ -147,6 +147,36 @@ def test_one_interrupt_stops_cleanly_and_the_same_command_resumes(home: Home, fi
     assert resumed.events("done")[0]["computed"] == FRAMES - 8 * len(left)
 
 
+def test_a_place_that_takes_no_results_is_told_before_anything_is_computed(home: Home, film: Path) -> None:
+    finished = home.run("process", film, "-o", "/proc/not-here/", "-c", "small-chunks.yaml", "--json")
+    assert finished.code == 1
+    assert "/proc/not-here cannot be written to" in finished.err
+    assert finished.events("progress") == []
+    (home.path / "file").touch()
+    too_long = "long-" * 60 + ".mp4"
+    for output in ("file/out/", f"out/{too_long}"):
+        assert home.run("process", film, "-o", output, "--json").events("progress") == []
+    assert listing(home.path / "out") == []
+
+
+def test_finished_chunks_serve_another_place(home: Home, film: Path) -> None:
+    command = ("process", film, "-c", "small-chunks.yaml", "--json")
+    with home.start(*command, "-o", "out/") as process:
+        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    left = len(home.chunks())
+    resumed = home.run(*command, "-o", "elsewhere/")
+    assert resumed.code == 0, resumed.err
+    assert resumed.events("done")[0]["computed"] == FRAMES - 8 * left
+    again = home.run(*command, "-o", "out/")
+    assert again.events("done")[0]["computed"] == FRAMES, (
+        "that the other place has it says nothing of this one"
+    )
+    for folder in ("out", "elsewhere"):
+        assert home.run(*command, "-o", f"{folder}/").events("done")[0]["computed"] == 0
+
+
 def test_two_interrupts_stop_at_once(home: Home, film: Path) -> None:
     slow_model = Path(__file__).parent / "data/tiny-random"
     with home.start("process", film, "-o", "out/", "--model", slow_model, "--json") as process:
