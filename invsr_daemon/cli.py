@@ -102,7 +102,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File or folder for the results.")
+@click.option(  # as it was given: a slash at its end means a folder
+    "-o",
+    "--output",
+    metavar="FILE|DIR/",
+    help="File for the result, or folder for results: a film's or picture's name is a file, all else, "
+    "and whatever ends with a slash, a folder.",
+)
 @config_option
 @click.option("--model", help="A name (see `models list`) or a directory.")
 @click.option("--steps", type=int, help="Number of denoising steps, with published timesteps.")
@@ -122,7 +128,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 def process(
     inputs: tuple[Path, ...],
-    output: Path | None,
+    output: str | None,
     config_file: Path | None,
     *,
     overwrite: bool,

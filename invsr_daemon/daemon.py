@@ -178,6 +178,9 @@ class _Progress:
         self._records = records
         self._rate = rate
 
+    def looked(self, plan: Plan) -> None:
+        pass
+
     def planned(self, plan: Plan) -> None:
         frames = [frames_of(task) for task in plan.tasks]
         waiting = {_index(task) for task in plan.waiting()}

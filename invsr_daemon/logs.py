@@ -48,6 +48,15 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def lasting(seconds: float) -> str:
+    """45 s, 1 min 26 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
         return printable(super().formatMessage(record))

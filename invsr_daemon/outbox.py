@@ -112,18 +112,31 @@ def clear(final: Path, key: str) -> None:
 
 def obstacle(folder: Path, least_free: int) -> str | None:
     """Why nothing should be written to a folder now, if so; it need not be there yet."""
-    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    there = _nearest(folder)
     try:
         if not there.is_dir():
             return f"{there} is not a folder"
         if not os.access(there, os.W_OK | os.X_OK):
             return f"{there} cannot be written to"
-        free = shutil.disk_usage(there).free
+        return too_little_space(folder, least_free)
     except OSError as error:
         return f"{there} cannot be looked at: {error.strerror}"
-    if free < least_free:
+
+
+def too_little_space(folder: Path, least_free: int) -> str | None:
+    """How little is free on a folder's disk, if that is less; the folder need not be there yet.
+
+    Raises OSError.
+    """
+    total, _, free = shutil.disk_usage(_nearest(folder))
+    if total and free < least_free:
         return f"{free >> 20} MiB free in {folder}, less than limits.min_free_space"
     return None
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above that is there."""
+    return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
 
 
 def check_free(final: Path, collision: Collision) -> None:

@@ -57,6 +57,9 @@ class Result:
 class Observer(Protocol):
     """Whoever wants to know how a job goes."""
 
+    def looked(self, plan: Plan) -> None:
+        """It is known where the result goes, before anything there is looked at. May raise InvsrError."""
+
     def planned(self, plan: Plan) -> None: ...
 
     def progress(self, plan: Plan, frames: int) -> None: ...
@@ -73,6 +76,7 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
     Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
     plan = await _before(stopping, _outliving(job, lambda: pool.media.look(job)))
+    observer.looked(plan)
     if output := _published_before(plan):
         await asyncio.to_thread(_clean_up_after, plan)
         return Result(plan, output, 0, was_there=True)
@@ -290,7 +294,11 @@ def _published_before(plan: Plan) -> Path | None:
     if not note.exists():
         return None
     imprint = Imprint(**json.loads(note.read_text()))
-    return Path(imprint.output) if imprint.lies_there() else None
+    if not imprint.lies_there():
+        return None
+    with suppress(OSError):  # it may not be ours
+        os.utime(note)  # still of use: see retention.forget_loose
+    return Path(imprint.output)
 
 
 @contextmanager
