@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from . import __version__, logs
-from .config import Settings
+from .config import Settings, examined
 from .devices import choose_devices
 from .inbox import Arrival, Inbox, Watching
-from .intake import Intake, room_of, runner_job, thaw
+from .intake import Intake, manners, owner_problem, room_of, runner_job, thaw
 from .logs import counted
 from .model import hub
 from .notify import Notifier
@@ -32,7 +32,17 @@ from .outbox import obstacle
 from .places import Places
 from .plans import Plan, frames_of
 from .pool import MediaProcesses, Pool
-from .records import ConfigError, DiskFullError, InvsrError, ResourceError, Task, VideoTask, WorkersLostError
+from .records import (
+    ConfigError,
+    DiskFullError,
+    InvsrError,
+    ModelError,
+    ResourceError,
+    Task,
+    VideoSettings,
+    VideoTask,
+    WorkersLostError,
+)
 from .retention import forgettable
 from .runner import Interrupted, Result, clear_room, outliving, run_job
 from .status import Status, only_daemon
@@ -79,35 +89,64 @@ class Folders:
         return found
 
 
-def check_models(settings: Settings) -> None:
-    """Raise ModelError at once for a model that no job of its preset could be done with."""
+def check_names(settings: Settings) -> None:
+    """Raise ModelError or, for an owner, ConfigError at once: no job of its preset could be done with it."""
     for each in settings.variants().values():
-        hub.resolve(each.model, each.models_dir)
+        hub.require(each.model, each.models_dir)
+        manners(each)
+
+
+def _wrong_names(settings: Settings) -> Iterator[str]:
+    """The same, all of it; what presets inherit once."""
+    told = set()
+    for prefix, each in settings.variants().items():
+        for name, problem in (("model", _model_problem(each)), ("", owner_problem(each))):
+            if problem and problem not in told:
+                told.add(problem)
+                yield f"{prefix}{name}{': ' if name else ''}{problem}"
+
+
+def _model_problem(settings: Settings) -> str | None:
+    try:
+        hub.require(settings.model, settings.models_dir)
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 async def check_encoders(settings: Settings, media: MediaProcesses) -> None:
     """Raise ConfigError for settings that every film of their preset would fail with."""
-    asked = {f"{prefix}video": each.video_settings() for prefix, each in settings.variants().items()}
-    distinct = list(dict.fromkeys(asked.values()))
-    most = settings.limits.worker_deaths
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            found = await outliving("encoders", most, lambda: media.check(distinct))
-    except TimeoutError as error:
-        raise ConfigError(f"video: an encoder hangs: no answer within {CHECK_SECONDS:g} s") from error
-    except WorkersLostError as error:
-        raise ConfigError(f"video: an encoder crashes: {error}") from error
-    problems = dict(zip(distinct, found, strict=True))
-    wrong = [f"{name}: {problem}" for name, video in asked.items() if (problem := problems[video])]
-    if wrong:
+    if wrong := await _wrong_encoders(settings, media):
         raise ConfigError("; ".join(wrong))
 
 
-async def check_config(settings: Settings) -> None:
-    """`check_encoders`, for a command."""
+async def _wrong_encoders(settings: Settings, media: MediaProcesses) -> list[str]:
+    asked: dict[VideoSettings, str] = {}  # with the prefix of the first that asks for it: presets inherit
+    for prefix, each in settings.variants().items():
+        asked.setdefault(each.video_settings(), prefix)
+    most = settings.limits.worker_deaths
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            found = await outliving("encoders", most, lambda: media.check(list(asked)))
+    except TimeoutError:
+        return [f"video: an encoder hangs: no answer within {CHECK_SECONDS:g} s"]
+    except WorkersLostError as error:
+        return [f"video: an encoder crashes: {error}"]
+    return [f"{prefix}{problem}" for prefix, problem in zip(asked.values(), found, strict=True) if problem]
+
+
+async def config_mistakes(path: Path) -> list[str]:
+    """Everything that is wrong with a file of settings. Raises ConfigError if it cannot be read."""
+    settings, mistakes = examined(path, {})
+    found = [*map(str, mistakes), *_wrong_names(settings)]
+    if settings.inbox and settings.outbox:
+        try:
+            Folders.of(settings)
+        except ConfigError as error:
+            found.append(str(error))
     media = MediaProcesses()
     try:
-        await check_encoders(settings, media)
+        return found + await _wrong_encoders(settings, media)
     finally:
         await media.stop()
 
@@ -256,7 +295,7 @@ class Daemon:
 
         Raises ConfigError, ModelError, StoreError if it cannot begin.
         """
-        check_models(self._settings)
+        check_names(self._settings)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "daemon"))
         everything = asyncio.current_task()
@@ -632,7 +671,7 @@ class Daemon:
         try:
             settings = self._reread()
             Folders.of(settings)
-            check_models(settings)
+            check_names(settings)
             self._check_watched(settings)
             await check_encoders(settings, media)
         except InvsrError as error:

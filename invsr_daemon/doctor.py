@@ -220,15 +220,16 @@ def check_models(settings: Settings) -> Iterator[Finding]:
 def _model(model: str, models_dir: Path | None) -> Finding:
     name = f"model {model}"
     try:
-        folder = hub.resolve(model, models_dir)
-        problems = hub.verify(model, models_dir) if model in hub.KNOWN else []
+        known = model in hub.KNOWN
+        folder = hub.resolve(model, models_dir) if known else hub.require(model, models_dir)
+        problems = hub.verify(model, models_dir) if known else []
     except ModelError as error:
         problems = [str(error)]
     if problems:
         return Finding("FAIL", name, "; ".join(problems), _mend_model(model))
     if model in hub.KNOWN:
         return Finding("OK", name, f"complete and unchanged, in {folder}")
-    return Finding("OK", name, f"a directory of your own, {folder}; its files were not checked")
+    return Finding("OK", name, f"a directory of your own, {folder}; what is in its files was not checked")
 
 
 def _mend_model(model: str) -> str:

@@ -80,7 +80,7 @@ def runner_job(row: JobRow, now: Settings) -> Job:
     settings = thaw(row.settings, now)
     if settings.outbox is None:
         raise ConfigError("outbox: the folder for results is not set")
-    model_dir = hub.resolve(settings.model, settings.models_dir)
+    model_dir = hub.require(settings.model, settings.models_dir)
     # A model may be given as a path: a slash would be taken for folders.
     names = {"stem": row.source.stem, "preset": row.preset or "", "model": model_dir.name}
     stem = settings.results.name.format(**names)
@@ -97,6 +97,15 @@ def runner_job(row: JobRow, now: Settings) -> Job:
     )
 
 
+def owner_problem(settings: Settings) -> str | None:
+    """What is wrong with `results.owner`, if it is."""
+    try:
+        manners(settings)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def manners(settings: Settings) -> Manners:
     """How results are published. Raises ConfigError for an unknown owner."""
     results = settings.results
@@ -108,7 +117,10 @@ def _owner(text: str) -> tuple[int, int]:
     user, _, group = text.partition(":")
     try:
         uid = pwd.getpwnam(user).pw_uid if user else -1
+    except KeyError as error:
+        raise ConfigError(f"results.owner: there is no user {user!r} on this machine") from error
+    try:
         gid = grp.getgrnam(group).gr_gid if group else -1
     except KeyError as error:
-        raise ConfigError(f"results.owner: {text!r} is not on this machine: {error}") from error
+        raise ConfigError(f"results.owner: there is no group {group!r} on this machine") from error
     return uid, gid

@@ -58,7 +58,7 @@ def process_inputs(
 
 
 def _jobs(places: Mapping[Path, Target], settings: Settings, manners: Manners) -> dict[Path, Job]:
-    model_dir = hub.resolve(settings.model, settings.models_dir)
+    model_dir = hub.require(settings.model, settings.models_dir)
     model, fingerprint = settings.model_settings(model_dir), hub.fingerprint(model_dir)
     return {
         path: Job(path.resolve(), target, settings, model, fingerprint, str(target), manners)

@@ -30,6 +30,10 @@ class ModelError(InvsrError):
     """A model is missing, incomplete or not what it should be."""
 
 
+class UnknownModelError(ModelError, ConfigError):
+    """Neither a known name nor a directory with a model's parts: a wrong setting or option."""
+
+
 class ModelUnreachableError(ModelError):
     """A model cannot be fetched just now: no network, a broken connection, a busy hub."""
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 import pytest
+
+from invsr_daemon.config import MOST_STEPS, load
+from invsr_daemon.records import ConfigError
+from invsr_daemon.timesteps import LARGEST_START
 
 from .command import Home
 
@@ -54,6 +59,53 @@ def _models_in(folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(f"models_dir: {folder / 'models'}\n")
     return path
+
+
+def test_a_file_of_settings_is_checked(home: Home) -> None:
+    path = home.path / "config.yaml"
+    path.write_text("scale: 2\n")
+    for arguments in ((path,), ("-c", path)):
+        assert home.run("config", "check", *arguments).out == f"{path} is right\n"
+    assert home.run("config", "check").code == 2
+    path.write_text(
+        "{model: nope, results: {owner: nobodyhere}, devices: gpu7, video: {codec: nope, crf: 99},"
+        f" presets: {{a: {{scale: 9, workers: 2}}, b: {{model: {home.path}, video: {{codec: none-such}}}}}}}}"
+    )
+    finished = home.run("config", "check", path)
+    assert finished.code == 2
+    lines = [line.removeprefix(f"invsr-daemon: {path}: ") for line in finished.err.splitlines()]
+    assert [line.partition(": ")[0] for line in lines] == [
+        "devices",
+        "video.crf",
+        "presets.a.workers",
+        "presets.a.scale",
+        "model",
+        "results.owner",
+        "presets.b.model",
+        "video.codec",
+        "presets.b.video.codec",
+    ]
+
+
+@pytest.mark.parametrize("name", ["path", "pull", "verify"])
+def test_a_model_that_nobody_knows_is_wrong_usage(home: Home, name: str) -> None:
+    finished = home.run("models", name, "nope")
+    assert finished.code == 2
+    assert "'nope'" in finished.err
+
+
+def test_help_tells_the_ranges_that_hold(home: Home) -> None:
+    told = " ".join(home.run("process", "--help").out.split())
+    assert f"denoising steps, 1 to {MOST_STEPS}:" in told
+    assert f"from {LARGEST_START} down" in told
+    for name, words in (("scale", "1 to 4 times"), ("tile", "16 to 4096")):
+        low, high = re.findall(r"\d+", words)
+        for value in (low, high):
+            load(None, {name: value})
+        for value in (float(low) - 1, float(high) + 1):
+            with pytest.raises(ConfigError):
+                load(None, {name: value})
+        assert words in told
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("process",), ("models", "pull")])

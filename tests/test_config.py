@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from invsr_daemon.config import Settings, load
+from invsr_daemon.config import Settings, examined, load
 from invsr_daemon.records import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config.yaml"
@@ -78,6 +78,46 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=re.escape(str(path))):
         load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: b: c", "line 1, column 5: mapping values"), ("a: \x00", "character 4: special characters")],
+)
+def test_what_is_no_yaml_is_told_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"{path} is not valid YAML: {said}")) as caught:
+        load(path, {})
+    assert "unicode string" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mistakes_in_presets_are_told_beside_others(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "{scale: 9, originals: {after: archive, archive: 3},"
+        " presets: {a: {devices: cpu, scale: 8, steps: 0}}}"
+    )
+    settings, mistakes = examined(path, {})
+    assert [each.name for each in mistakes] == [
+        "originals.archive",
+        "scale",
+        "presets.a.devices",
+        "presets.a.steps",
+        "presets.a.scale",
+    ]
+    assert (settings.scale, settings.presets) == (4.0, {"a": {}})
+
+
+def test_options_are_named_as_they_were_given(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: -1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"scale": 9, "hub.base_repo": 3, "devices": "gpu7"})
+    in_the_file, *options = str(caught.value).split("; ")
+    assert in_the_file.startswith(f"{path}: seed: ")
+    assert [each.partition(":")[0] for each in options] == ["--device", "--scale", "--base-repo"]
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:

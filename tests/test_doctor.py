@@ -130,11 +130,13 @@ def test_a_device_that_is_not_there_fails(tmp_path: Path) -> None:
     assert "there is no CUDA device here" in finding.text
 
 
-def test_a_model_of_ones_own_is_only_looked_for(tmp_path: Path) -> None:
-    preset = {"presets": {"mine": {"model": str(tmp_path)}, "lost": {"model": str(tmp_path / "lost")}}}
-    found = _by_name(doctor.check_models(_loaded(tmp_path, **preset)))
+def test_a_model_of_ones_own_is_only_looked_for(tmp_path: Path, tiny_model_dir: Path) -> None:
+    models = {"mine": tiny_model_dir, "lost": tmp_path / "lost", "other": tmp_path}
+    presets = {"presets": {name: {"model": str(folder)} for name, folder in models.items()}}
+    found = _by_name(doctor.check_models(_loaded(tmp_path, **presets)))
     assert found["model default"].level == "OK"
-    assert "not checked" in found[f"model {tmp_path}"].text
+    assert "not checked" in found[f"model {tiny_model_dir}"].text
+    assert "holds no model" in found[f"model {tmp_path}"].text
     assert found[f"model {tmp_path / 'lost'}"].level == "FAIL"
 
 

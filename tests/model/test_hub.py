@@ -23,11 +23,12 @@ from invsr_daemon.model.hub import (
     listing,
     pull,
     pulling,
+    require,
     resolve,
     sources_for,
     verify,
 )
-from invsr_daemon.records import ModelError, ModelUnreachableError, ResourceError
+from invsr_daemon.records import ModelError, ModelUnreachableError, ResourceError, UnknownModelError
 from tests.hubserver import Files, HubServer, base_files, predictor_files
 
 NAME = "sd-turbo"
@@ -483,6 +484,13 @@ def test_offline_mode_is_respected(
 # -------------------------------------------------------------------- names, directories, listings
 
 
+def test_a_directory_of_something_else_is_no_model(tiny_model_dir: Path, tmp_path: Path) -> None:
+    assert require(tiny_model_dir) == tiny_model_dir
+    assert require("default") == resolve("default")
+    with pytest.raises(UnknownModelError, match=r"holds no model: vae/config\.json is missing, unet"):
+        require(tmp_path)
+
+
 def test_names_and_directories_are_found(
     installed: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,6 +554,8 @@ def test_a_fingerprint_is_of_names_and_contents(installed: Path, tmp_path: Path)
     renamed = fingerprint(copy)
     (copy / "vae/renamed.json").write_text("{}")
     assert len({named, renamed, fingerprint(copy)}) == 3
+    (copy / os.fsdecode(b"no-utf-8-\xff")).touch()
+    assert fingerprint(copy) not in (named, renamed)
     with pytest.raises(ModelError, match="not a directory"):
         fingerprint(tmp_path / "nowhere")
 

@@ -12,7 +12,16 @@ Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
-from .installed import Listed, default_models_dir, fingerprint, listing, lock_as_it_is, resolve, verify
+from .installed import (
+    Listed,
+    default_models_dir,
+    fingerprint,
+    listing,
+    lock_as_it_is,
+    require,
+    resolve,
+    verify,
+)
 from .known import DEFAULT_MODEL, KNOWN, Sources, sources_for
 from .pulling import pull
 
@@ -26,6 +35,7 @@ __all__ = [
     "listing",
     "lock_as_it_is",
     "pull",
+    "require",
     "resolve",
     "sources_for",
     "verify",

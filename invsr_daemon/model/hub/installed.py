@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...records import ModelError
+from ...records import ModelError, UnknownModelError
 from .known import KNOWN, PREDICTOR, KnownModel, known_model
 from .lock import Lock, differences, disk_errors, entry_of, files_of, lock_path, read_lock, write_lock
 
@@ -39,20 +39,34 @@ def default_models_dir() -> Path:
 def resolve(name_or_dir: str | Path, models_dir: Path | None = None) -> Path:
     """The directory of a model. A known name goes before a directory of that name (write ./NAME for it).
 
-    Raises ModelError if there is no such model, or it is known but not pulled yet.
+    Raises UnknownModelError if there is no such model, ModelError if it is known but not pulled yet.
     """
     name = str(name_or_dir)
     if name not in KNOWN:
         folder = Path(name_or_dir).expanduser()
         if folder.is_dir():
             return folder
-        raise ModelError(f"no model {name!r}: not a directory, and the names are {', '.join(KNOWN)}")
+        raise UnknownModelError(f"no model {name!r}: not a directory, and the names are {', '.join(KNOWN)}")
     folder = folder_of(name, models_dir)
     if folder.is_dir():
         return folder
     if KNOWN[name].sources is None:
         raise ModelError(f"the packaged model is missing at {folder}: install invsr-daemon again")
     raise ModelError(f"the model {name!r} is not at {folder}: run `invsr-daemon models pull {name}`")
+
+
+def require(name_or_dir: str | Path, models_dir: Path | None = None) -> Path:
+    """`resolve`, where a whole model is needed: the names of its files are looked at, not what is in them.
+
+    Raises UnknownModelError, too, for a directory that holds something else.
+    """
+    folder = resolve(name_or_dir, models_dir)
+    missing = _missing_parts(folder)
+    if not missing:
+        return folder
+    if str(name_or_dir) in KNOWN:
+        raise ModelError(f"the model {str(name_or_dir)!r} at {folder} is not whole: {missing[0]}")
+    raise UnknownModelError(f"{folder} holds no model: {', '.join(missing)}")
 
 
 def listing(models_dir: Path | None = None) -> tuple[Listed, ...]:
@@ -97,8 +111,8 @@ def fingerprint(path: Path) -> str:
             digests = {name: entry.sha256 for name, entry in lock.installed.items()}
         else:
             digests = {name: entry_of(file).sha256 for name, file in files.items()}
-    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    lines = b"".join(b"%s  %s\n" % (digests[name].encode(), os.fsencode(name)) for name in sorted(digests))
+    return hashlib.sha256(lines).hexdigest()
 
 
 def lock_as_it_is(folder: Path) -> None:
