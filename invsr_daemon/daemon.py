@@ -46,8 +46,8 @@ from .records import (
 from .retention import forgettable
 from .runner import Interrupted, Result, clear_room, outliving, run_job
 from .status import Status, only_daemon
-from .store import STORE_FILE, JobRow, Kind, State, Store, retry_delay
-from .tidying import GONE, REPLACED, still_the_same, tidied
+from .store import REPLACED, STORE_FILE, JobRow, Kind, State, Store, retry_delay
+from .tidying import GONE, still_the_same, tidied
 
 log = logging.getLogger(__name__)
 
@@ -474,7 +474,12 @@ class Daemon:
     async def _done(self, row: JobRow, result: Result) -> None:
         note = "\n".join(result.notes) or None
         now = time.time()
-        await self._write(lambda store: store.finish(row.id, result.output, result.frames, note, now))
+        earlier = await self._write(
+            lambda store: store.finish(row.id, result.output, result.frames, note, now)
+        )
+        for job in earlier:
+            log.info("%s: job %d, which had failed, is cancelled: %s", row.relative, job, REPLACED)
+            await asyncio.to_thread(clear_room, self._folders.state, room_of(job))
         seconds = now - (row.started or now)
         frames = counted(result.frames, "frame")
         log.info("%s -> %s (%s, %.1f s)", row.relative, result.output, frames, seconds)
@@ -493,7 +498,7 @@ class Daemon:
         elif not await asyncio.to_thread(still_the_same, row):
             reason = REPLACED if os.path.lexists(row.source) else GONE
             log.warning("%s: %s", row.relative, reason)
-            await asyncio.to_thread(clear_room, self._folders.state, room_of(row))
+            await asyncio.to_thread(clear_room, self._folders.state, room_of(row.id))
             await self._write(lambda store: store.cancelled(row.id, time.time(), reason))
         elif error.retryable and row.attempts < self._attempts_for(row):
             delay = retry_delay(row.attempts)
@@ -521,7 +526,7 @@ class Daemon:
         """What cannot be done now is tried again at the next start."""
         row = await self._write(lambda store: store.job(job))
         if row.state == "done":
-            await asyncio.to_thread(clear_room, self._folders.state, room_of(row))
+            await asyncio.to_thread(clear_room, self._folders.state, room_of(row.id))
         problem = await asyncio.to_thread(tidied, row, self._settings)
         if problem is None:
             await self._write(lambda store: store.tidied(row.id))

@@ -70,9 +70,9 @@ def _kind(path: Path) -> Kind:
     return "image" if path.suffix.lower() in PICTURE_SUFFIXES else "film"
 
 
-def room_of(row: JobRow) -> str:
+def room_of(job: int) -> str:
     """The folder of work files that is this job's."""
-    return f"job-{row.id}"
+    return f"job-{job}"
 
 
 def runner_job(row: JobRow, now: Settings) -> Job:
@@ -93,7 +93,7 @@ def runner_job(row: JobRow, now: Settings) -> Job:
         name=f"job {row.id}",
         manners=manners(settings),
         priority=(-row.priority, 0 if row.kind == "image" else 1, row.id),
-        room=room_of(row),
+        room=room_of(row.id),
     )
 
 

@@ -50,6 +50,6 @@ def forgettable(state_dir: Path, rows: Sequence[JobRow]) -> list[int]:
     A file that still lies in the inbox needs its record: it would be taken for a new one.
     """
     for row in rows:
-        clear_room(state_dir, room_of(row))
+        clear_room(state_dir, room_of(row.id))
         logs.remove(state_dir, row.id)
     return [row.id for row in rows if not os.path.lexists(row.source)]

@@ -35,6 +35,7 @@ MOVES: frozenset[tuple[State, State]] = frozenset(
         ("running", "cancelled"),
         ("running", "queued"),  # postponed, or found running after a crash
         ("failed", "queued"),  # on request
+        ("failed", "cancelled"),  # a later file of that name was restored
         ("cancelled", "queued"),  # on request
     }
 )
@@ -46,6 +47,7 @@ FIRST_DELAY_SECONDS = 5
 LONGEST_DELAY_SECONDS = 600
 
 ON_REQUEST = "on request"
+REPLACED = "another file took its place"
 DAEMON_ENDED = "the daemon ended while it was working on it"
 
 # One tuple of statements leads from each version (PRAGMA user_version) to the next.
@@ -327,11 +329,22 @@ class Store:
             if not changed.rowcount:
                 raise InternalError(f"job {job} has no chunk {index}")
 
-    def finish(self, job: int, output: Path, frames: int, note: str | None, now: float) -> None:
-        """running → done."""
+    def finish(self, job: int, output: Path, frames: int, note: str | None, now: float) -> list[int]:
+        """running → done. Earlier jobs of that path that failed are cancelled; their ids.
+
+        Such was a file that was looked at while it was still being copied.
+        """
         with self._transaction():
             self._describe(job, output, frames)
             self._leave(job, "done", now, note)
+            earlier = self._rows(
+                "SELECT id FROM jobs WHERE state = 'failed' AND id < ?1"
+                " AND source = (SELECT source FROM jobs WHERE id = ?1)",
+                (job,),
+            )
+            for row in earlier:
+                self._move(row["id"], "failed", "cancelled", now, REPLACED)
+            return [row["id"] for row in earlier]
 
     def fail(self, job: int, reason: str, now: float) -> None:
         """running → failed."""
@@ -423,9 +436,10 @@ class Store:
         with self._transaction():
             self._db.execute("INSERT INTO pause (id, since) VALUES (1, ?) ON CONFLICT DO NOTHING", (now,))
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
+        """Undo `pause`; whether there was one."""
         with self._transaction():
-            self._db.execute("DELETE FROM pause")
+            return self._db.execute("DELETE FROM pause").rowcount > 0
 
     # Questions
 

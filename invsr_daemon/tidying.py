@@ -27,14 +27,13 @@ from .intake import manners, thaw
 from .model import hub
 from .outbox import Collision, Manners, clear, explained, publish
 from .records import Identity, InvsrError, OutputExistsError
-from .store import JobRow
+from .store import REPLACED, JobRow
 
 log = logging.getLogger(__name__)
 
 NOTE_SUFFIX = ".error.txt"
 SIDECAR_SUFFIX = ".json"
 LARGEST_OF_OURS = 2**20  # bytes of a note or sidecar: a larger file is none
-REPLACED = "another file took its place"
 GONE = "it is no longer there"
 
 

@@ -152,6 +152,20 @@ def test_a_replaced_file_is_a_new_job_and_gets_the_next_name(live: Live) -> None
     assert len(site.jobs_of("again.png")) == 2
 
 
+def test_what_failed_while_it_was_copied_is_over_when_the_whole_file_is_done(live: Live) -> None:
+    site = live.site
+    whole = picture(live.files / "slow.png", seed=1)
+    (live.files / "half.png").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    site.drop(live.files / "half.png", "slow.png")
+    failed = site.wait_for("slow.png", "failed")
+    site.drop(whole)
+    site.wait_for("slow.png", "done", jobs=2)
+    done, earlier = site.jobs_of("slow.png")
+    assert (done.output, earlier.id) == (site.outbox / "slow.png", failed.id)
+    assert (earlier.state, earlier.reason) == ("cancelled", "another file took its place")
+    wait_until(lambda: not (site.inbox / "slow.png.error.txt").exists(), "the note went, too")
+
+
 def test_a_preset_decides_by_folder(live: Live) -> None:
     site = live.site
     source = site.drop(picture(live.files / "p.png", seed=3), "named/p.png")

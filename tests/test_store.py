@@ -458,7 +458,26 @@ DOING: dict[str, Callable[[Store, int], object]] = {
 
 
 def test_the_table_of_moves_is_what_can_be_done() -> None:
-    assert {(before, after) for (before, _), after in ALLOWED.items() if before != after} == MOVES
+    done = {(before, after) for (before, _), after in ALLOWED.items() if before != after}
+    assert done | {("failed", "cancelled")} == MOVES  # that one follows from what happens to another job
+
+
+def test_what_failed_is_over_when_a_later_file_of_its_name_is_done(store: Store, path: Path) -> None:
+    """As when a file was looked at while it was still being copied."""
+    copied = [replace(new_job(1), identity=Identity(1, size, 7)) for size in (5, 9, 12)]
+    other = in_state(store, "failed")
+    ids = store.accept(copied, 1.0)
+    for job in ids[:2]:
+        claim(store, job)
+        store.fail(job, "it is cut off", 2.0)
+    claim(store, ids[2])
+    assert store.finish(ids[2], OUTPUT, 1, None, 3.0) == ids[:2]
+    assert [store.job(job).state for job in ids] == ["cancelled", "cancelled", "done"]
+    assert store.job(ids[0]).reason == "another file took its place"
+    assert store.untidy()[-1].id == ids[2]
+    assert store.job(other).state == "failed"
+    assert store.retry_failed(4.0) == 1
+    assert_consistent(store, path)
 
 
 @pytest.mark.parametrize(("state", "deed"), list(itertools.product(STATES, DOING)))
