@@ -47,7 +47,7 @@ def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
         say(json.dumps({"daemon": daemon, "paused_since": paused, "jobs": counts}))
         return
     say(
-        "no daemon is running"
+        f"no daemon is running on {state_dir}"
         if found is None
         else f"daemon {found.version}, process {found.pid}: {found.line()}"
     )
@@ -137,8 +137,8 @@ def pause(state_dir: Path, say: Say) -> None:
 def resume(state_dir: Path, say: Say) -> None:
     """Undo `pause`."""
     with opened(state_dir) as store:
-        store.resume()
-    say("going on")
+        was_paused = store.resume()
+    say("going on" if was_paused else "nothing was paused")
 
 
 def _line(row: JobRow) -> str:

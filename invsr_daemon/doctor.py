@@ -34,7 +34,7 @@ from .outbox import obstacle
 from .records import ConfigError, ModelError, VideoSettings
 from .service import NAME
 
-Level = Literal["OK", "WARN", "FAIL"]
+Level = Literal["OK", "INFO", "WARN", "FAIL"]
 Say = Callable[[str], None]
 
 # With the pixel format that each takes; a server without a GPU does well without most of them.
@@ -252,10 +252,16 @@ def check_encoders(settings: Settings) -> Iterator[Finding]:
     ]
     tried = [*wanted, *others]
     answers = _ask("encoders", json.dumps([asdict(each) for each in tried]))
-    for video, answer in zip(tried, answers.lines, strict=False):
-        yield _encoder(video, answer["problem"], wanted.get(video))
-    for video in tried[len(answers.lines) :]:
-        yield _encoder(video, f"it could not be tried: {answers.problem}", wanted.get(video))
+    problems = [answer["problem"] for answer in answers.lines]
+    problems += [f"it could not be tried: {answers.problem}"] * (len(tried) - len(problems))
+    unusable = []
+    for video, problem in zip(tried, problems, strict=False):
+        if problem and video not in wanted:
+            unusable.append(f"{video.codec} ({problem.rpartition(': ')[2]})")
+        else:
+            yield _encoder(video, problem, wanted.get(video))
+    if unusable:
+        yield Finding("INFO", "encoders not usable here, nor asked for", ", ".join(unusable))
 
 
 def _wanted(settings: Settings) -> dict[VideoSettings, str]:
@@ -272,10 +278,7 @@ def _encoder(video: VideoSettings, problem: str | None, wanted_by: str | None) -
         if problem:
             return Finding("FAIL", name, problem, f"change {wanted_by}: its codec, preset or options")
         return Finding("OK", name, "encodes")
-    name = f"encoder {video.codec}"
-    if problem:
-        return Finding("OK", name, f"not usable here, nor asked for ({problem.rpartition(': ')[2]})")
-    return Finding("OK", name, "encodes")
+    return Finding("OK", f"encoder {video.codec}", "encodes")
 
 
 # Folders

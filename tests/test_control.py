@@ -73,7 +73,10 @@ def test_a_state_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> No
 def test_status_of_a_daemon_that_does_not_run(state: Path) -> None:
     said: list[str] = []
     control.show_status(state, said.append, as_json=False)
-    assert said[:2] == ["no daemon is running", "1 queued, 1 running, 1 done, 1 failed, 0 cancelled"]
+    assert said[:2] == [
+        f"no daemon is running on {state}",
+        "1 queued, 1 running, 1 done, 1 failed, 0 cancelled",
+    ]
     assert said[2].split() == ["3", "running", "8/12", "c.mp4"]
     control.show_status(state, said.append, as_json=True)
     told = json.loads(said[-1])
@@ -166,7 +169,9 @@ def test_pause_outlives_the_daemon(state: Path) -> None:
         assert store.claim("image", 9.0) is None
     control.show_status(state, said.append, as_json=False)
     assert any(line.startswith("paused on request since") for line in said)
-    control.resume(state, said.append)
+    for answer in ("going on", "nothing was paused"):
+        control.resume(state, said.append)
+        assert said[-1] == answer
     with Store.open(state / STORE_FILE) as store:
         assert store.claim("image", 9.0) is not None
 
