@@ -56,6 +56,8 @@ def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
     say(", ".join(f"{count} {state}" for state, count in counts.items()))
     for row in running:
         say(f"  {_line(row)}")
+    if found is not None and (left := _left(running, found.frames_per_second)):
+        say(left)
 
 
 def show_jobs(state_dir: Path, states: Sequence[State], limit: int, say: Say, *, as_json: bool) -> None:
@@ -144,6 +146,15 @@ def resume(state_dir: Path, say: Say) -> None:
 def _line(row: JobRow) -> str:
     frames = f" {row.frames_done}/{row.frames}" if row.frames else ""
     return f"{row.id:6} {row.state:9}{frames} {_shown(row.relative)}{_because(row.reason, 1)}"
+
+
+def _left(running: Sequence[JobRow], frames_per_second: float) -> str | None:
+    """How long the running jobs may take, if their frames and the speed are known."""
+    planned = [(row.frames, row.frames_done) for row in running if row.frames is not None]
+    if not planned or len(planned) < len(running) or frames_per_second <= 0:
+        return None
+    frames = sum(whole - done for whole, done in planned)
+    return f"{logs.counted(frames, 'frame')} left of those, about {logs.lasting(frames / frames_per_second)}"
 
 
 def _because(reason: str | None, most: int | None) -> str:

@@ -216,6 +216,7 @@ class _Progress:
         self._row = row
         self._records = records
         self._rate = rate
+        self._before = 0  # frames of an earlier run, of which the runner tells first
 
     def looked(self, plan: Plan) -> None:
         pass
@@ -223,13 +224,15 @@ class _Progress:
     def planned(self, plan: Plan) -> None:
         frames = [frames_of(task) for task in plan.tasks]
         waiting = {_index(task) for task in plan.waiting()}
+        self._before = plan.frames - sum(frames_of(task) for task in plan.waiting())
         whole = f"{counted(sum(frames), 'frame')} in {counted(len(frames), 'chunk')}"
         log.info("%s: %s, %d to do", self._row.relative, whole, len(waiting))
         now = time.time()
         self._records.note(lambda store: store.planned(self._row.id, plan.output, frames, waiting, now))
 
     def progress(self, plan: Plan, frames: int) -> None:
-        self._rate.add(frames)
+        self._rate.add(frames - self._before)
+        self._before = 0
 
     def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None:
         now = time.time()

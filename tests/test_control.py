@@ -91,6 +91,7 @@ def test_status_of_one_that_runs(state: Path) -> None:
         control.show_status(state, said.append, as_json=False)
         control.show_status(state, said.append, as_json=True)
     assert said[0] == "daemon 1.0, process 7: 1 running, 3 queued, 4.2 fps"
+    assert said[3] == "4 frames left of those, about 1 s"
     assert json.loads(said[-1])["daemon"]["frames_per_second"] == 4.25
     assert status.read(state) is None, "it ended"
 
