@@ -49,6 +49,28 @@ class TimestepList(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not a list of whole numbers such as 200,100,50", param, context)
 
 
+class OneSetting(click.ParamType[tuple[str, Any]]):
+    """NAME=VALUE: a setting's dotted name, and its value as YAML has it."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[str, Any]:
+        import yaml
+
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError:
+            found = None
+        if not (name and equals) or found is None:
+            self.fail(f"{value!r} is not a setting's name and value such as video.crf=16", param, context)
+        return name, found
+
+
 class KnownModel(click.ParamType[str]):
     """A name of `models list`."""
 
@@ -147,6 +169,13 @@ def main() -> None:
 @click.option("--seed", type=int, help="Seed of the noise: the same seed gives the same result.")
 @click.option("--device", "devices", metavar="auto|cpu|cuda|cuda:0,cuda:1", help="Where to compute.")
 @click.option("--workers", type=int, help="Number of worker processes.")
+@click.option(
+    "--set",
+    "changes",
+    type=OneSetting(),
+    multiple=True,
+    help="Any setting of config.yaml, such as video.crf=16 or precision=bf16; as often as need be.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 def process(
@@ -154,6 +183,7 @@ def process(
     output: str | None,
     config_file: Path | None,
     *,
+    changes: tuple[tuple[str, Any], ...],
     overwrite: bool,
     as_json: bool,
     **options: Any,
@@ -165,7 +195,9 @@ def process(
     """
     from .process import process_inputs
 
-    sys.exit(process_inputs(inputs, output, config_file, options, overwrite=overwrite, as_json=as_json))
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = dict(changes) | given
+    sys.exit(process_inputs(inputs, output, config_file, settings, overwrite=overwrite, as_json=as_json))
 
 
 @main.command()

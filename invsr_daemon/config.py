@@ -409,8 +409,10 @@ class Mistake:
         )
 
     def as_option(self) -> str:
-        """With the option's name in place of the setting's."""
+        """With the option's name in place of the setting's; some have only `--set`."""
         name = self.name.removeprefix("hub.").replace("_", "-")
+        if "." in name:
+            return f"--set {self}"
         return f"--{'device' if name == 'devices' else name}: {self.said}"
 
 

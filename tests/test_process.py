@@ -407,6 +407,17 @@ def test_seed_and_steps_decide_the_result(home: Home) -> None:
     assert len(set(results.values())) == 3
 
 
+def test_any_setting_can_be_given(home: Home) -> None:
+    """Above those of a file, and below an option of its own."""
+    Image.new("RGB", (16, 16)).save(home.path / "a.png")
+    (home.path / "own.yaml").write_text("image: {format: bmp, quality: 7}\nscale: 3\n")
+    changes = ("--set", "image.format=jpeg", "--set", "scale=1")
+    finished = home.run("process", "a.png", "-c", "own.yaml", *changes, "--scale", "2")
+    assert finished.code == 0, finished.err
+    with Image.open(home.path / "a_restored.jpg") as result:
+        assert result.size == (32, 32)
+
+
 def test_a_terminal_shows_a_bar(home: Home, film: Path) -> None:
     controller, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
@@ -450,6 +461,9 @@ def _read(controller: int) -> bytes:
         (("--model", "no-such-model"), "no-such-model"),
         (("--model", "."), "holds no model: vae/config.json is missing"),
         (("--tile", "100"), "tile must be a multiple of 8"),
+        (("--set", "video.crf"), "'video.crf' is not a setting's name and value such as video.crf=16"),
+        (("--set", "video.crf=sharp"), "invsr-daemon: --set video.crf: Input should be"),
+        (("--set", "video.krf=16"), "invsr-daemon: --set video.krf: there is no such setting"),
         (("-c", "missing.yaml"), "missing.yaml"),
         (("/",), "-o"),
         ((".", "-o", "."), "another folder than its own"),
