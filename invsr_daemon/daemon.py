@@ -486,6 +486,8 @@ class Daemon:
         seconds = now - (row.started or now)
         frames = counted(result.frames, "frame")
         log.info("%s -> %s (%s, %.1f s)", row.relative, result.output, frames, seconds)
+        for lost in result.notes:
+            log.info("%s: note: %s", row.relative, lost)
         await self._tidy(row.id)
 
     async def _went_wrong(self, row: JobRow, error: InvsrError) -> None:

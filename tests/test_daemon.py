@@ -206,6 +206,15 @@ def test_originals_are_archived_or_deleted_after_publishing(live: Live) -> None:
     assert contents(site.path / "archive") == {"archived/sub/o.png": kept["archived"]}
 
 
+def test_what_is_lost_is_named_in_the_log_and_in_the_job(live: Live) -> None:
+    Image.new("CMYK", (16, 12)).save(live.files / "print.jpg")
+    live.site.drop(live.files / "print.jpg")
+    row = live.site.wait_for("print.jpg", "done")
+    lost = "its colours are converted from CMYK to RGB"
+    assert row.reason == lost
+    wait_until(lambda: f"print.jpg: note: {lost}" in live.site.log, "the log names it")
+
+
 def test_a_picture_does_not_wait_for_a_film(live: Live) -> None:
     site = live.site
     site.drop(film(live.files / "long.mp4", 160, seed=5))
