@@ -324,7 +324,7 @@ def test_settings_are_read_again_for_new_jobs(live: Live) -> None:
             assert name in line
         site.configure(presets={"odd": {"video": {"container": "mov", "codec": "ffv1"}}})
         os.kill(live.pid, signal.SIGHUP)
-        wait_until(lambda: "presets.odd.video: video.container: mov cannot hold ffv1" in site.log, "it tells")
+        wait_until(lambda: "presets.odd.video.container: mov cannot hold ffv1" in site.log, "it tells")
         site.drop(picture(live.files / "half.png", seed=7))
         site.wait_for("half.png", "done")
         with Image.open(site.outbox / "half.png") as image:
