@@ -100,12 +100,27 @@ def _exif(image: Image.Image) -> bytes | None:
     apart = LAYOUT_TAGS | {ORIENTATION, XMP_TAG} | (DPI_TAGS if image.format == "TIFF" else frozenset())
     for tag in apart & set(tags):
         del tags[tag]
-    return tags.tobytes() if len(tags) else None
+    return _as_bytes(tags) if len(tags) else None
+
+
+class _Text(str):
+    """Text as Pillow reads it, each byte a character: written as it was, where Pillow would ask for ASCII."""
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return super().encode("latin-1", "replace")
+
+
+def _as_bytes(tags: Image.Exif) -> bytes:
+    """EXIF as a file holds it, texts in whatever encoding they were."""
+    inner = [tags.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in tags]
+    for directory in (tags, *inner):
+        directory.update({tag: _Text(text) for tag, text in directory.items() if isinstance(text, str)})
+    return tags.tobytes()
 
 
 def _whole_exif(image: Image.Image) -> bytes | None:
     try:
-        return image.getexif().tobytes()
+        return _as_bytes(image.getexif())
     except EXIF_DAMAGE:
         return None
 
@@ -152,17 +167,17 @@ def profile_space(profile: bytes) -> str:
 
 
 def save_options(extras: Extras, format: str, size: tuple[int, int]) -> dict[str, object]:
-    """Options of Pillow's `save` that write what the format has room for; `size` is the result's."""
+    """Options of Pillow's `save` that write what the format has room for; `size` is the result's.
+
+    Not of a TIFF: Pillow refuses a compressed one with directories of EXIF. See `tiff_with`.
+    """
     options: dict[str, object] = {}
     holds = HOLDS[format]
     exif = sized_exif(extras.exif, size)
     if exif and "exif" in holds and fits(format, "exif", len(exif)):
         options["exif"] = exif
     if extras.xmp and "xmp" in holds and format != "PNG" and fits(format, "xmp", len(extras.xmp)):
-        if format == "TIFF":
-            options["exif"] = _with_xmp(exif, extras.xmp)
-        else:
-            options["xmp"] = extras.xmp
+        options["xmp"] = extras.xmp
     if extras.comment and format == "JPEG":
         options["comment"] = extras.comment
     if format == "PNG":
@@ -186,13 +201,7 @@ def sized_exif(exif: bytes | None, size: tuple[int, int]) -> bytes | None:
     if not set(PIXEL_SIZE_TAGS) & set(inner):
         return exif
     inner.update(zip(PIXEL_SIZE_TAGS, size, strict=True))
-    return tags.tobytes()
-
-
-def _with_xmp(exif: bytes | None, xmp: bytes) -> bytes:
-    tags = _loaded(exif)
-    tags[XMP_TAG] = xmp
-    return tags.tobytes()
+    return _as_bytes(tags)
 
 
 def _png_texts(extras: Extras) -> PngInfo:
@@ -266,7 +275,7 @@ def _new_tags(extras: Extras, exif: bytes | None) -> Iterator[tuple[int, int, by
         if tag not in DESCRIBING_TAGS:
             continue
         if isinstance(value, str):
-            yield tag, ASCII, value.encode() + b"\0"
+            yield tag, ASCII, _Text(value).encode() + b"\0"
         elif isinstance(value, bytes):
             yield tag, BYTE, value
         elif isinstance(value, int):
@@ -288,7 +297,9 @@ def _inner_directories(exif: bytes | None, size: tuple[int, int]) -> dict[int, I
         inner = tags.get_ifd(tag) if tag in tags else {}
         if inner:
             found[tag] = ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
-            found[tag].update({key: value for key, value in inner.items() if key != INTEROP_IFD})
+            for key, value in inner.items():
+                if key != INTEROP_IFD:
+                    found[tag][key] = _Text(value) if isinstance(value, str) else value
     return found
 
 

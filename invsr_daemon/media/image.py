@@ -6,6 +6,7 @@ through PyAV exactly.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -370,14 +371,23 @@ def _save_plain(
         image = image.convert("L")
     if alpha is not None and format not in NO_ALPHA:
         image.putalpha(Image.fromarray((alpha >> shift).astype(np.uint8)))
+    if format == "TIFF":
+        partial.write_bytes(_plain_tiff(image, picture))
+        return
     options = save_options(picture.extras, format, image.size)
     if format in ("JPEG", "WEBP"):
         options["quality"] = settings.quality
     if format == "JPEG":
         options["subsampling"] = 0
-    if format == "TIFF" and picture.compression in TIFF_COMPRESSIONS:
-        options["compression"] = picture.compression
     image.save(partial, format, **options)
+
+
+def _plain_tiff(image: Image.Image, picture: Picture) -> bytes:
+    written = io.BytesIO()
+    image.save(
+        written, "TIFF", compression=picture.compression if picture.compression in TIFF_COMPRESSIONS else None
+    )
+    return tiff_with(written.getvalue(), picture.extras, image.size)
 
 
 def _deep_bytes(picture: Picture, alpha: Pixels | None, format: str) -> bytes:

@@ -174,6 +174,36 @@ def test_a_deep_png_keeps_it_all(tmp_path: Path) -> None:
     assert notes == ("its PNG texts are left out: TIFF has no room for that",)
 
 
+@pytest.mark.parametrize("compression", ["raw", "packbits", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_compressed_tiff_keeps_its_exif(tmp_path: Path, compression: str, deep: bool) -> None:
+    details = Extras(exif=camera_exif().tobytes())
+    picture = Picture(RGB16 if deep else RGB8, extras=details, compression=compression)
+    write_image(picture, "TIFF", SAME, tmp_path / "a.tif")
+    output, notes = through(tmp_path / "a.tif")
+    assert notes == ()
+    with Image.open(output) as image:
+        assert image.info["compression"] == compression
+        assert image.getexif()[0x010F] == "A camera"
+        assert image.getexif().get_ifd(EXIF_IFD)[0x829A] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_texts_that_are_not_ascii_stay(tmp_path: Path, format: str, deep: bool) -> None:
+    copyright, owner = "© 2024".encode(), "Jürgen".encode()
+    tags = camera_exif()
+    tags[0x8298], tags.get_ifd(EXIF_IFD)[0xA430] = "#" * len(copyright), "+" * len(owner)
+    exif = tags.tobytes().replace(b"#" * len(copyright), copyright).replace(b"+" * len(owner), owner)
+    picture = Picture(RGB16 if deep else RGB8, extras=Extras(exif=exif))
+    write_image(picture, "PNG", SAME, tmp_path / "a.png")
+    output, _ = through(tmp_path / "a.png", format)
+    found = extras(output).exif
+    assert found is not None
+    assert copyright in found
+    assert owner in found
+
+
 def test_a_deep_tiff_keeps_its_exif(tmp_path: Path) -> None:
     exif = camera_exif()
     exif[0x9C9B] = "Grüße".encode("utf-16-le")
