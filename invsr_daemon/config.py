@@ -145,7 +145,7 @@ class ResultsSection(_Section):
     def _a_template(cls, name: str) -> str:
         try:
             made = name.format(stem="a", preset="b", model="c")
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError, MemoryError) as error:
             raise ValueError(f"{name!r} may hold {{stem}}, {{preset}} and {{model}} only") from error
         if "/" in made or "{stem}" not in name:
             raise ValueError(f"{name!r} must hold {{stem}} and no slash")

@@ -82,26 +82,27 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
         return Result(plan, output, 0, was_there=True)
     check_free(plan.output, job.manners.collision)
     _spare_the_original(plan)
-    await asyncio.to_thread(check_writable, plan.output, plan.key)
-    observer.planned(plan)
-    try:
-        return await _run_plan(plan, pool, observer, stopping)
-    finally:
-        observer.ended(plan)
+    with _locked(plan.work):
+        # Not before: the hidden file may be the result that another process is about to name.
+        await asyncio.to_thread(check_writable, plan.output, plan.key)
+        observer.planned(plan)
+        try:
+            return await _run_plan(plan, pool, observer, stopping)
+        finally:
+            observer.ended(plan)
 
 
 async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
-    with _locked(plan.work):
-        waiting = plan.waiting()
-        computed = sum(frames_of(task) for task in waiting)
-        observer.progress(plan, plan.frames - computed)
-        try:
-            await _Restoration(plan, pool, observer, stopping).run(waiting)
-            output = await _published(plan, pool, stopping)
-        except InputError:
-            await asyncio.to_thread(discard, plan)
-            raise
+    waiting = plan.waiting()
+    computed = sum(frames_of(task) for task in waiting)
+    observer.progress(plan, plan.frames - computed)
+    try:
+        await _Restoration(plan, pool, observer, stopping).run(waiting)
+        output = await _published(plan, pool, stopping)
+    except InputError:
         await asyncio.to_thread(discard, plan)
+        raise
+    await asyncio.to_thread(discard, plan)
     return Result(plan, output, computed)
 
 
@@ -191,9 +192,14 @@ def discard(plan: Plan) -> None:
 
 
 def _clean_up_after(plan: Plan) -> None:
-    """Remove what a run left that was killed after publishing."""
+    """Remove what a run left that was killed after publishing: all pieces are there then."""
     clear(plan.output, plan.key)
-    discard(plan)
+    if plan.job.room:
+        discard(plan)
+    elif plan.work.is_dir():
+        with suppress(InvsrError), _locked(plan.work):  # they may serve a run for another place by now
+            if not plan.waiting():
+                discard(plan)
 
 
 def clear_room(state_dir: Path, room: str) -> None:

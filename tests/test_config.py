@@ -152,6 +152,7 @@ def test_a_section_without_anything_in_it_means_its_defaults(tmp_path: Path) -> 
     ("text", "said"),
     [
         ("results: {mode: 0640}", 'results.mode: write it in quotes, such as "0640"'),
+        ("results: {name: '{stem.foo}'}", "results.name: '{stem.foo}' may hold {stem}, {preset} and {model}"),
         ("results: {mode: 640}", 'results.mode: write it in quotes, such as "0640"'),
         ("devices: 3", ": devices: Input should be auto, cpu, cpu:N, cuda or cuda:N, or a list of those"),
         ("devices: [cpu, 3]", ": devices: Input should be auto"),

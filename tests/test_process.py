@@ -184,6 +184,19 @@ def test_finished_chunks_serve_another_place(home: Home, film: Path) -> None:
         assert home.run(*command, "-o", f"{folder}/").events("done")[0]["computed"] == 0
 
 
+def test_a_result_that_is_there_costs_another_place_no_chunks(home: Home, film: Path) -> None:
+    command = ("process", film, "-c", "small-chunks.yaml", "--json")
+    assert home.run(*command, "-o", "out/").code == 0
+    with home.start(*command, "-o", "elsewhere/") as process:
+        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    left = len(home.chunks())
+    assert left
+    assert home.run(*command, "-o", "out/").events("done")[0]["was_there"]
+    assert len(home.chunks()) == left
+
+
 def test_two_interrupts_stop_at_once(home: Home, film: Path) -> None:
     slow_model = Path(__file__).parent / "data/tiny-random"
     with home.start("process", film, "-o", "out/", "--model", slow_model, "--json") as process:
