@@ -38,10 +38,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from invsr_daemon.quality.clips import Clip, Flow, Pixels, Step
-from invsr_daemon.quality.methods import SCALE
-from invsr_daemon.quality.motion import CLIPS, Studio, generated
-from invsr_daemon.quality.photographs import read_photographs
+from invsr_daemon.quality.picture_methods import SCALE
+from invsr_daemon.quality.samples.clips import Clip, Flow, Pixels, Step
+from invsr_daemon.quality.samples.generated import CLIPS, Studio, generated
+from invsr_daemon.quality.samples.photographs import read_photographs
 
 Vectors = NDArray[np.float32]  # [h,w,2]
 Estimator = Callable[[Pixels, Pixels], Vectors]

@@ -19,12 +19,12 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from invsr_daemon.model.detail import Detail
-from invsr_daemon.model.hub import resolve
-from invsr_daemon.model.invsr import InvSR
-from invsr_daemon.model.loading import Parts, Prompt, load_parts
-from invsr_daemon.model.noise_predictor import NoisePredictor
-from invsr_daemon.model.tiling import Tiling
+from invsr_daemon.hub import resolve
+from invsr_daemon.restorers.detail import Detail
+from invsr_daemon.restorers.invsr.loading import Parts, Prompt, load_parts
+from invsr_daemon.restorers.invsr.model import InvSR
+from invsr_daemon.restorers.invsr.noise_predictor import NoisePredictor
+from invsr_daemon.restorers.tiling import Tiling
 
 CPU = torch.device("cpu")
 TILE = 128

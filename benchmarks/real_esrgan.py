@@ -31,11 +31,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from invsr_daemon.config import Settings, load
-from invsr_daemon.quality.evaluate import Report, evaluate
-from invsr_daemon.quality.methods import SCALE, MethodSpec, open_methods, parse_methods
-from invsr_daemon.quality.optional import optional_metrics
-from invsr_daemon.quality.pictures import DEGRADATIONS, find_sources, read_samples
+from invsr_daemon.quality.evaluate_pictures import Report, evaluate
+from invsr_daemon.quality.metrics.optional import optional_metrics
+from invsr_daemon.quality.picture_methods import SCALE, MethodSpec, open_methods, parse_methods
+from invsr_daemon.quality.samples.pictures import DEGRADATIONS, find_sources, read_samples
+from invsr_daemon.settings.reading import load
+from invsr_daemon.settings.settings import Settings
 
 CPU = torch.device("cpu")
 WORKER = Path(__file__).with_name("real_esrgan_ncnn.py")

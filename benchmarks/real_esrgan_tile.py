@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from real_esrgan import open_real_esrgan
 
-from invsr_daemon.model import InvSR
+from invsr_daemon import InvSR
 
 TILE = 128
 TICKS = 100  # of a second, in /proc

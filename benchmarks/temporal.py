@@ -29,10 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
-from invsr_daemon.config import load
-from invsr_daemon.quality.temporal import seam
-from invsr_daemon.quality.tiles import Tiles
-from invsr_daemon.quality.video import (
+from invsr_daemon.quality.evaluate_films import (
     VideoOptions,
     VideoReport,
     VideoScore,
@@ -41,7 +38,10 @@ from invsr_daemon.quality.video import (
     recorded,
     watch,
 )
-from invsr_daemon.quality.video_methods import TRUTH, VideoSpec, open_video_methods, parse_video_methods
+from invsr_daemon.quality.film_methods import TRUTH, VideoSpec, open_video_methods, parse_video_methods
+from invsr_daemon.quality.metrics.temporal import seam
+from invsr_daemon.quality.tiles import Tiles
+from invsr_daemon.settings.reading import load
 
 # The last begins its anchors and chunks at other frames.
 METHODS = "bicubic,default:temporal=off,default:temporal=full,default:temporal=full:phase=4"

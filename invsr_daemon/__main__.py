@@ -1,5 +1,5 @@
 """python -m invsr_daemon"""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from invsr_daemon.model import InvSR
+    from invsr_daemon import InvSR
 
 DATA = Path(__file__).parent / "data"
 GRACE_SECONDS = 3.0
@@ -76,7 +76,7 @@ def tiny_model_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_dir: Path) -> InvSR:
     """That model, loaded once: fp32 on the CPU."""
-    from invsr_daemon.model import InvSR
+    from invsr_daemon import InvSR
 
     return InvSR.load(tiny_model_dir)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from invsr_daemon.model import InvSR
-from invsr_daemon.model.noise import GivenNoise, NoiseSource, ZeroNoise
+from invsr_daemon import InvSR
+from invsr_daemon.restorers.noise import GivenNoise, NoiseSource, ZeroNoise
 
 
 def run_case(model_dir: str | Path, case_file: str | Path) -> float:

@@ -21,7 +21,8 @@ from av.packet import Packet
 from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
-from ..records import Chunk, ConfigError, Film, InputError, Layout, OutputError, StreamInfo, VideoInfo
+from ..errors import ConfigError, InputError, OutputError
+from ..records import Chunk, Film, Layout, StreamInfo, VideoInfo
 from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
 from .source import open_source
 

@@ -13,7 +13,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from ..records import Chunk, InputError, VideoInfo
+from ..errors import InputError
+from ..records import Chunk, VideoInfo
 from .colour import FULL, SWSCALE, swscale_matrix
 from .source import open_source
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import av
 import av.error
 import numpy as np
 from av.codec.codec import UnknownCodecError
@@ -27,32 +26,25 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ..durable import DISK_FULL, sync_rename
-from ..records import (
-    Chunk,
-    Colour,
-    ConfigError,
-    DiskFullError,
-    OutputError,
-    VideoInfo,
-    VideoSettings,
-    output_size,
-)
+from ..errors import ConfigError, DiskFullError, OutputError
+from ..files.durable import DISK_FULL, sync_rename
+from ..records import Chunk, Colour, VideoInfo, VideoSettings, output_size
 from .colour import BT709, FULL, RGB, SWSCALE, subsampling, swscale_matrix
 from .decode import RGB8, RGB16, RgbFrame
+from .names import ENCODERS
 
-# What people write in a configuration, and FFmpeg's encoder for it; encoders' own names work too.
-ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "ffv1": "ffv1"}
 # SVT-AV1 counts where x264 and x265 have names.
 SVT_PRESETS = {
     **{"placebo": "1", "veryslow": "2", "slower": "3", "slow": "5", "medium": "6"},
     **{"fast": "7", "faster": "8", "veryfast": "9", "superfast": "10", "ultrafast": "11"},
 }
+
 # Suffixes of chunk files and their formats; the first that holds the codec is taken.
 CHUNK_FORMATS = {".nut": "nut", ".mov": "mov"}
 BITS_8 = 8
 SAMPLINGS = ("420", "422", "444")
 ORIGIN_SECONDS = 60
+
 # The constant-quality option of encoders that do not call it crf; None: lossless, has none.
 QUALITY_OPTION: dict[str, str | None] = {
     "ffv1": None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..records import InputError
+from ..errors import InputError
 
 LONGEST_HEAD = 1024
 SIGNATURES = (

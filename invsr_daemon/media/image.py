@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..durable import sync_rename
-from ..records import ConfigError, ImageInfo, ImageSettings, InputError
+from ..errors import ConfigError, InputError
+from ..files.durable import sync_rename
+from ..records import ImageInfo, ImageSettings
 from .encode import writing_error
 from .extras import (
     HOLDS,
@@ -41,8 +42,8 @@ from .extras import (
     save_options,
     tiff_with,
 )
+from .names import WRITTEN_SUFFIXES
 from .source import check_regular
-from .suffixes import WRITTEN_SUFFIXES
 
 # Sizes are checked here, against the settings; Pillow's own limit is lower than theirs may be.
 Image.MAX_IMAGE_PIXELS = None

@@ -25,7 +25,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from ..records import Chunk, Film, InputError, SeekPoint, StreamInfo, VideoInfo
+from ..errors import InputError
+from ..records import Chunk, Film, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of, subsampling
 from .foreign import check_supported
 from .source import check_regular, open_source

@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from ..records import InputError
+from ..errors import InputError
 from .foreign import unreadable_picture
 
 # Containers of moving pictures. Left out on purpose: hls, dash, concat, image sequences, devices.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..records import Chunk, Colour, InvsrError, VideoInfo, VideoSettings
+from ..errors import InvsrError
+from ..records import Chunk, Colour, VideoInfo, VideoSettings
 from .assemble import check_container
 from .colour import BT709, STUDIO
 from .decode import RgbFrame

@@ -12,7 +12,8 @@ import av.error
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from ..records import Film, ImageTask, InputError, Layout, OutputError, output_size
+from ..errors import InputError, OutputError
+from ..records import Film, ImageTask, Layout, output_size
 from .assemble import FORMATS, MILLISECOND
 from .image import probe_image
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..records import ConfigError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .evaluate import Options, evaluate_files
-    from .video import VideoOptions, evaluate_films
+    from .evaluate_films import VideoOptions, evaluate_films
+    from .evaluate_pictures import Options, evaluate_files
 
 __all__ = ["Options", "VideoOptions", "evaluate_files", "evaluate_films", "picture_options", "video_options"]
 
 
 def picture_options(given: Mapping[str, Any]) -> Options:
     """Of a command line, where None is what was left open. Raises ConfigError for one that is for films."""
-    from .evaluate import Options
+    from .evaluate_pictures import Options
 
     return Options(**_known(given, Options, "goes with --video only"))
 
 
 def video_options(given: Mapping[str, Any]) -> VideoOptions:
     """The same for `--video`."""
-    from .video import VideoOptions
+    from .evaluate_films import VideoOptions
 
     return VideoOptions(**_known(given, VideoOptions, "does not go with --video"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..model import InvSR
+from .. import InvSR
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..records import ConfigError, InvsrError
+from ..errors import ConfigError, InvsrError
 from . import parts
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model import hub
-from ..records import ConfigError, ModelError
+from .. import hub
+from ..errors import ConfigError, ModelError
 from .config import TrainConfig
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..records import ConfigError
+from ..errors import ConfigError
 from ..timesteps import TRAINED_TIMESTEPS
 
 CONFIGS = Path(__file__).parent / "configs"

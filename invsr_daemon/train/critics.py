@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..model.compact import ResidualBlock
-from ..records import ConfigError
+from ..errors import ConfigError
+from ..restorers.invsr.compact import ResidualBlock
 
 RESIDUAL_BLOCKS = (ResidualBlock, ResnetBlock2D)
 # What torchvision keeps of VGG-16 after its first download.

@@ -11,8 +11,8 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 from torch.nn import functional
 
-from ..model.sampling import training_sigmas
-from ..records import ModelError
+from ..errors import ModelError
+from ..restorers.invsr.sampling import training_sigmas
 
 Prediction = Literal["epsilon", "v_prediction"]
 # Stable Diffusion's schedule, as SD-Turbo has it.

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ..model.compact import CompactAutoencoder
-from ..model.hub import lock_as_it_is
-from ..model.loading import PROMPT_FILE, write_prompts
-from ..records import ConfigError, InvsrError
+from ..errors import ConfigError, InvsrError
+from ..hub import lock_as_it_is
+from ..restorers.invsr.compact import CompactAutoencoder
+from ..restorers.invsr.loading import PROMPT_FILE, write_prompts
 from . import parts
 
 SETTINGS = "invsr.json"

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..durable import sync_rename
-from ..records import ConfigError, InvsrError
+from ..errors import ConfigError, InvsrError
+from ..files.durable import sync_rename
 from .batches import Batch, Draw, ahead, generator
 from .config import TrainConfig
 from .critics import Discriminator, discriminator_loss

@@ -12,7 +12,8 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
-from ..model.loading import (
+from ..errors import ConfigError, ModelError
+from ..restorers.invsr.loading import (
     DAMAGES,
     PREDICTOR_STATES,
     PROMPT_FILE,
@@ -20,7 +21,6 @@ from ..model.loading import (
     load_noise_predictor,
     load_prompt,
 )
-from ..records import ConfigError, ModelError
 from .denoiser import SD_SCHEDULER
 
 log = logging.getLogger(__name__)

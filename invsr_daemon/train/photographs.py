@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..media.suffixes import PICTURE_SUFFIXES
-from ..records import ConfigError, InputError
+from ..errors import ConfigError, InputError
+from ..media.names import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)
 

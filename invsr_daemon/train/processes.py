@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..records import ConfigError
+from ..errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -13,9 +13,9 @@ from diffusers import EulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..model.compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
-from ..model.noise_predictor import NoisePredictor
-from ..records import ConfigError
+from ..errors import ConfigError
+from ..restorers.invsr.compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
+from ..restorers.invsr.noise_predictor import NoisePredictor
 from . import degrade, parts
 from .batches import Batch
 from .config import DataConfig, TrainConfig

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from invsr_daemon.errors import InputError
 from invsr_daemon.media import decode
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
 from invsr_daemon.media.probe import plan_chunks, probe_video
-from invsr_daemon.records import Chunk, Colour, Film, InputError, SeekPoint, VideoInfo
-
-from ..mediafiles import MANY_PIXELS, VFR, Sound, make_film
+from invsr_daemon.records import Chunk, Colour, Film, SeekPoint, VideoInfo
+from tests.support.mediafiles import MANY_PIXELS, VFR, Sound, make_film
 
 OPEN_GOP = {"x264-params": "open-gop=1"}
 INFO = VideoInfo(

@@ -17,6 +17,7 @@ import pytest
 from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
+from invsr_daemon.errors import ConfigError, DiskFullError, OutputError, ResourceError
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
 from invsr_daemon.media.encode import (
     chunk_suffix,
@@ -29,9 +30,8 @@ from invsr_daemon.media.encode import (
 )
 from invsr_daemon.media.probe import plan_chunks, probe_video
 from invsr_daemon.media.trial import encoding_problem
-from invsr_daemon.records import Colour, ConfigError, DiskFullError, Film, OutputError, ResourceError
-
-from ..mediafiles import MANY_PIXELS, VFR, decoded, flat, make_film, pass_through, video_settings
+from invsr_daemon.records import Colour, Film
+from tests.support.mediafiles import MANY_PIXELS, VFR, decoded, flat, make_film, pass_through, video_settings
 
 COLOURS = [(200, 30, 90), (20, 180, 60), (40, 60, 220), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
 UNTAGGED = Colour(2, 2, 2, 0)
@@ -338,7 +338,7 @@ def test_an_unchanged_chunk_has_unchanged_bytes(tmp_path: Path) -> None:
 SHORT_CHUNKS = """
 import sys
 from pathlib import Path
-from tests.mediafiles import make_film, pass_through, times, video_settings
+from tests.support.mediafiles import make_film, pass_through, times, video_settings
 
 path = Path(sys.argv[1])
 make_film(path, pts=range(2))

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from invsr_daemon.config import Settings
+from invsr_daemon.errors import InputError
+from invsr_daemon.files.publishing import Manners
 from invsr_daemon.media.image import Picture, probe_image, read_image, write_image
 from invsr_daemon.media.probe import probe_video
-from invsr_daemon.media_process import plan_job
-from invsr_daemon.outbox import Manners
-from invsr_daemon.plans import Job, Plan, Target
-from invsr_daemon.records import ImageSettings, ImageTask, InputError
-
-from ..mediafiles import make_film
+from invsr_daemon.records import ImageSettings, ImageTask
+from invsr_daemon.settings.settings import Settings
+from invsr_daemon.wire.plans import Job, Plan, Target
+from invsr_daemon.workers.media import plan_job
+from tests.support.mediafiles import make_film
 
 MANY_PIXELS = 10**6
 NOISE = np.random.default_rng(0)

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
+from invsr_daemon.errors import ConfigError, InputError, OutputError, ResourceError
 from invsr_daemon.media.extras import Extras
 from invsr_daemon.media.image import (
     LONGEST_SIDE,
@@ -27,7 +28,7 @@ from invsr_daemon.media.image import (
     write_image,
 )
 from invsr_daemon.media.probe import probe_video
-from invsr_daemon.records import ConfigError, ImageSettings, InputError, OutputError, ResourceError
+from invsr_daemon.records import ImageSettings
 
 MANY_PIXELS = 10**6
 SAME = ImageSettings("same", 95)

@@ -13,10 +13,10 @@ import av
 import pytest
 from PIL import Image
 
+from invsr_daemon.errors import InputError
 from invsr_daemon.media.probe import probe_video
-from invsr_daemon.records import Colour, Film, InputError
-
-from ..mediafiles import (
+from invsr_daemon.records import Colour, Film
+from tests.support.mediafiles import (
     MANY_PIXELS,
     VFR,
     FilmSpec,

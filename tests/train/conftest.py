@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from invsr_daemon.train.photographs import Photographs
-
-from .tiny import config, trained
+from tests.train.tiny import config, trained
 
 
 @pytest.fixture(scope="session")

@@ -13,18 +13,17 @@ from diffusers import EulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from invsr_daemon.model import InvSR
-from invsr_daemon.model.noise import GivenNoise
-from invsr_daemon.model.noise_predictor import NoisePredictor
-from invsr_daemon.model.sampling import denoise, scheduler_at
-from invsr_daemon.records import ConfigError, ModelError
+from invsr_daemon import InvSR
+from invsr_daemon.errors import ConfigError, ModelError
+from invsr_daemon.restorers.invsr.noise_predictor import NoisePredictor
+from invsr_daemon.restorers.invsr.sampling import denoise, scheduler_at
+from invsr_daemon.restorers.noise import GivenNoise
 from invsr_daemon.train.batches import Draw, generator
 from invsr_daemon.train.critics import feature_distance, load_lpips
 from invsr_daemon.train.denoiser import SD_SCHEDULER, Denoiser
 from invsr_daemon.train.export import export
 from invsr_daemon.train.photographs import Photographs
-
-from .tiny import CPU, INVSR, batch_for, config, stage_of, trained
+from tests.train.tiny import CPU, INVSR, batch_for, config, stage_of, trained
 
 CROPS = {"crop": 64, "batch": 2, "longest_sides": (96,)}
 

@@ -16,15 +16,14 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from invsr_daemon.records import ConfigError
+from invsr_daemon.errors import ConfigError
 from invsr_daemon.train import Options, train_files
 from invsr_daemon.train.batches import Batch, Draw, generator
 from invsr_daemon.train.loop import train
 from invsr_daemon.train.photographs import Photographs
 from invsr_daemon.train.stages import Outcome, Stage, make_stage
-
-from ..command import PATIENCE_SECONDS, Home
-from .tiny import CPU, config, settings
+from tests.support.command import PATIENCE_SECONDS, Home
+from tests.train.tiny import CPU, config, settings
 
 WEIGHTS = Path("noise_predictor") / "diffusion_pytorch_model.safetensors"
 

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from invsr_daemon.model import InvSR
-from invsr_daemon.model.compact import CompactAutoencoder
-from invsr_daemon.records import ConfigError, InputError, InvsrError
+from invsr_daemon import InvSR
+from invsr_daemon.errors import ConfigError, InputError, InvsrError
+from invsr_daemon.restorers.invsr.compact import CompactAutoencoder
 from invsr_daemon.train import degrade, parts
 from invsr_daemon.train.batches import Draw, ahead, generator
 from invsr_daemon.train.blend import blend
@@ -34,8 +34,7 @@ from invsr_daemon.train.export import export
 from invsr_daemon.train.loop import discriminator_rate, learning_rate
 from invsr_daemon.train.photographs import Photographs
 from invsr_daemon.train.stages import degraded
-
-from .tiny import batch_for, config, stage_of, trained
+from tests.train.tiny import batch_for, config, stage_of, trained
 
 
 class Killed(Exception):

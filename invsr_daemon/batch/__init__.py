@@ -1,0 +1,1 @@
+"""`invsr-daemon process`: one command's inputs, from start to end."""

@@ -1,0 +1,1 @@
+"""`invsr-daemon run`: files that arrive become jobs, jobs become results."""

@@ -1,0 +1,1 @@
+"""The inbox: which files have arrived and lie still."""

@@ -1,0 +1,59 @@
+"""Which files have lain still for long enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from ...records import Identity
+
+
+class Settling:
+    """Which files have stayed the same for long enough. Paths are relative to the inbox.
+
+    Each identity of a path is reported once. `known` says of an identity seen for the first time
+    whether it was dealt with earlier, perhaps in an earlier run, and need not be reported at all.
+    """
+
+    def __init__(self, settle_seconds: float, known: Callable[[str, Identity], bool]) -> None:
+        self._settle_seconds = settle_seconds
+        self._known = known
+        self._moving: dict[str, tuple[Identity, float]] = {}
+        self._settled: dict[str, Identity] = {}
+
+    def observe(self, path: str, identity: Identity, began: float, ended: float) -> bool:
+        """Whether the file is ready, after a look at it between two times of a clock that never goes back.
+
+        Quiet is counted from the end of the first look to the beginning of this one: never too long.
+        """
+        if self._settled.get(path) == identity:
+            self._moving.pop(path, None)
+            return False
+        first, since = self._moving.get(path, (None, ended))
+        if first != identity:
+            if self._known(path, identity):
+                self._settle(path, identity)
+            else:
+                self._moving[path] = identity, ended
+            return False
+        if began - since < self._settle_seconds:
+            return False
+        self._settle(path, identity)
+        return True
+
+    def _settle(self, path: str, identity: Identity) -> None:
+        self._moving.pop(path, None)
+        self._settled[path] = identity
+
+    def forget(self, path: str) -> None:
+        """The file is gone."""
+        self._moving.pop(path, None)
+        self._settled.pop(path, None)
+
+    def forget_all_but(self, paths: Collection[str]) -> None:
+        """Only these are still there."""
+        for path in (self._moving.keys() | self._settled.keys()).difference(paths):
+            self.forget(path)
+
+    def moving(self) -> set[str]:
+        """What was seen and is not ready."""
+        return set(self._moving)

@@ -1,0 +1,76 @@
+"""Every expected failure. Its text tells a person what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class InvsrError(Exception):
+    """Base of every expected failure: its text tells a person what is wrong and what to do.
+
+    `retryable` says whether the same work may succeed later without anyone changing it.
+    """
+
+    retryable = False
+
+
+class InputError(InvsrError):
+    """The input cannot be restored: not a picture or film, damaged, or beyond the limits."""
+
+
+class ConfigError(InvsrError):
+    """A setting or an option is wrong."""
+
+
+class ModelError(InvsrError):
+    """A model is missing, incomplete or not what it should be."""
+
+
+class UnknownModelError(ModelError, ConfigError):
+    """Neither a known name nor a directory with a model's parts: a wrong setting or option."""
+
+
+class ModelUnreachableError(ModelError):
+    """A model cannot be fetched just now: no network, a broken connection, a busy hub."""
+
+    retryable = True
+
+
+class OutputError(InvsrError):
+    """The result cannot be written where it should go."""
+
+
+class OutputExistsError(OutputError):
+    """Something already has the result's name, and overwriting was not asked for."""
+
+
+class UnwritableError(OutputError):
+    """The folder of results cannot be written to just now: read-only, unmounted, failing."""
+
+    retryable = True
+
+
+class ResourceError(InvsrError):
+    """A passing want: disk space, memory, a vanished mount."""
+
+    retryable = True
+
+
+class DiskFullError(ResourceError):
+    """No space where a result or a piece of work should go: nobody's fault but the disk's."""
+
+
+class InternalError(InvsrError):
+    """A mistake of this program itself."""
+
+
+class WorkerLostError(ResourceError):
+    """A worker process died or fell silent."""
+
+
+class WorkersLostError(InvsrError):
+    """Workers died of one chunk again and again: the fault of the film, or of the machine."""
+
+
+class Interrupted(InvsrError):
+    """Stopped on request; the same job resumes where it was."""
+
+    retryable = True

@@ -1,0 +1,1 @@
+"""One job from its plan to its published result."""

@@ -1,0 +1,119 @@
+"""One job from plan to published result: probe, cut into chunks, restore on the pool, assemble, publish.
+
+Finished chunk files are the resume points. They lie in a work folder named by the job's key, a hash of
+everything that decides the result, so the same command finds them again and another one does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError, Interrupted, OutputExistsError
+from ..files.publishing import begin, check_free, check_writable, clear, finish
+from ..pool.local import Pool
+from ..pool.retrying import outliving
+from ..wire.plans import Job, Plan, frames_of
+from .chunks import Restoration
+from .notes import published_before, write_note
+from .observing import Observer, Result
+from .workfolders import clean_up_after, discard, lock_work
+
+T = TypeVar("T")
+
+
+async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
+    """Do a job. Raises InvsrError; Interrupted if `stopping` was set before the end.
+
+    Finished work goes only if the input itself is to blame; for all else it waits for the next run.
+    """
+    plan = await _before(stopping, _outliving(job, lambda: pool.media.look(job)))
+    observer.looked(plan)
+    if output := published_before(plan):
+        await asyncio.to_thread(clean_up_after, plan)
+        return Result(plan, output, 0, was_there=True)
+    check_free(plan.output, job.manners.collision)
+    _spare_the_original(plan)
+    with lock_work(plan.work):
+        # Not before: the hidden file may be the result that another process is about to name.
+        await asyncio.to_thread(check_writable, plan.output, plan.key)
+        observer.planned(plan)
+        try:
+            return await _run_plan(plan, pool, observer, stopping)
+        finally:
+            observer.ended(plan)
+
+
+async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
+    waiting = plan.waiting()
+    computed = sum(frames_of(task) for task in waiting)
+    observer.progress(plan, plan.frames - computed)
+    try:
+        await Restoration(plan, pool, observer, stopping).run(waiting)
+        output = await _published(plan, pool, stopping)
+    except InputError:
+        await asyncio.to_thread(discard, plan)
+        raise
+    await asyncio.to_thread(discard, plan)
+    return Result(plan, output, computed)
+
+
+async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:
+    """Join the pieces in a hidden file and give it the result's name."""
+    try:
+        partial = await asyncio.to_thread(begin, plan.output, plan.key)
+        await _outliving(plan.job, lambda: pool.media.join(plan, partial))
+        return await _named(plan, partial, stopping)
+    finally:
+        await asyncio.to_thread(clear, plan.output, plan.key)
+
+
+async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
+    """Name the result on a thread. Cancelled meanwhile, it waits for that: an unwatched thread would go on.
+
+    It does not wait if `stopping` is set: the process is about to end, and its threads with it.
+    """
+    naming = asyncio.create_task(
+        asyncio.to_thread(
+            finish, partial, plan.output, plan.job.manners, lambda imprint: write_note(plan, imprint)
+        )
+    )
+    try:
+        imprint = await asyncio.shield(naming)
+    except asyncio.CancelledError:
+        if stopping.is_set():
+            raise
+        await asyncio.wait([naming])
+        if naming.exception() is not None:
+            raise
+        imprint = naming.result()  # too late: it has its name
+    return Path(imprint.output)
+
+
+async def _before(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Do something, unless it is time to stop before its end. Raises Interrupted then."""
+    doing, stopped = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise Interrupted("stopped")
+        return doing.result()
+    finally:
+        doing.cancel()
+        stopped.cancel()
+        await asyncio.wait({doing, stopped})
+
+
+async def _outliving(job: Job, ask: Callable[[], Awaitable[T]]) -> T:
+    return await outliving(job.source.name, job.settings.limits.worker_deaths, ask)
+
+
+def _spare_the_original(plan: Plan) -> None:
+    """Raise OutputExistsError if its result would take the input's own name, by whatever path."""
+    with suppress(OSError):  # nothing is there; or more is wrong, which writing will tell
+        if os.path.samestat(os.lstat(plan.output), os.lstat(plan.job.source)):
+            raise OutputExistsError(f"{plan.output} is the original itself, which is never replaced")

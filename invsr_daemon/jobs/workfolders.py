@@ -1,0 +1,89 @@
+"""The folders of pieces and notes that are kept of a job: locked, discarded, forgotten."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import InputError, InvsrError
+from ..files.publishing import clear, explained
+from ..wire.plans import Plan
+
+
+def room_of(job: int) -> str:
+    """The folder of work files that is this job's."""
+    return f"job-{job}"
+
+
+KEY = "[0-9a-f]" * 32  # how work folders and notes are named
+
+
+def forget_loose(state_dir: Path, before: float) -> None:
+    """Remove what `process` keeps and has not used since: pieces of interrupted runs, notes of results.
+
+    What is kept of the daemon's jobs lies in rooms of its own, and is the daemon's.
+    """
+    for work in state_dir.glob(f"work/{KEY}"):
+        if _older(work, before):
+            _remove_unused(work)
+    for note in state_dir.glob(f"done/{KEY}.json"):
+        if _older(note, before):
+            with suppress(OSError):  # another day
+                note.unlink()
+
+
+def _older(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except OSError:  # it has gone
+        return False
+
+
+def _remove_unused(work: Path) -> None:
+    with suppress(OSError), (work / "lock").open("a") as lock:  # a process that works there holds it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def discard(plan: Plan) -> None:
+    """Remove a plan's finished pieces."""
+    shutil.rmtree(plan.work, ignore_errors=True)
+    if plan.job.room:
+        with suppress(OSError):  # pieces under another key may lie there
+            plan.work.parent.rmdir()
+
+
+def clean_up_after(plan: Plan) -> None:
+    """Remove what a run left that was killed after publishing: all pieces are there then."""
+    clear(plan.output, plan.key)
+    if plan.job.room:
+        discard(plan)
+    elif plan.work.is_dir():
+        with suppress(InvsrError), lock_work(plan.work):  # they may serve a run for another place by now
+            if not plan.waiting():
+                discard(plan)
+
+
+def clear_room(state_dir: Path, room: str) -> None:
+    """Remove everything that is kept of a job: it will not be run again."""
+    for folder in ("work", "done"):
+        shutil.rmtree(state_dir / folder / room, ignore_errors=True)
+
+
+@contextmanager
+def lock_work(work: Path) -> Iterator[None]:
+    """The work folder for this process alone. Raises InputError if another one has it."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / "lock").open("w")
+    except OSError as error:
+        raise explained(error, work) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError("another process is restoring it at this moment") from error
+        yield

@@ -1,0 +1,1 @@
+"""Processes that work for the parent, from its side."""

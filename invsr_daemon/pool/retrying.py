@@ -1,0 +1,33 @@
+"""Asking again when a process dies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ..errors import WorkerLostError, WorkersLostError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+async def outliving(name: str, most: int, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a media process; another one if it dies, for it may have been short of memory.
+
+    Raises WorkersLostError if so many have died of it.
+    """
+    for attempt in range(1, most):
+        try:
+            return await ask()
+        except WorkerLostError as error:
+            log.warning("%s: attempt %d of %d: %s", name, attempt, most, error)
+    try:
+        return await ask()
+    except WorkerLostError as error:
+        raise died_of_it(most, error) from error
+
+
+def died_of_it(times: int, last: WorkerLostError) -> WorkersLostError:
+    return WorkersLostError(f"{times} processes died of it; the last: {last}")

@@ -1,0 +1,1 @@
+"""Pictures and films to measure on: real ones and generated ones."""

@@ -1,0 +1,1 @@
+"""Pictures and films through networks. Nothing here knows of files, databases or settings."""

@@ -1,0 +1,1 @@
+"""InvSR: arbitrary-steps super-resolution by diffusion inversion."""

@@ -1,0 +1,1 @@
+"""Settings: one schema, and how files and options are read into it."""

@@ -1,0 +1,1 @@
+"""The daemon's memory: jobs and every change of their state, in one SQLite file."""

@@ -1,0 +1,1 @@
+"""systemd: the unit, and what it is told."""

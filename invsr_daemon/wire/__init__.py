@@ -1,0 +1,1 @@
+"""What passes between the parent and its processes."""

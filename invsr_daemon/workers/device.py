@@ -1,0 +1,161 @@
+"""A device and the model that is loaded on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, ResourceError
+from ..records import ModelSettings
+from ..restorers.film.averaging import FilmFrame
+from ..restorers.film.pipeline import Pixels, picture, restore_film
+from ..restorers.invsr.model import InvSR
+from ..restorers.noise import CanvasNoise
+from ..restorers.options import Options
+
+log = logging.getLogger(__name__)
+
+_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Restorer:
+    """A device and the model that is loaded on it; models are kept until another is asked for."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self._loaded: tuple[str, torch.dtype] | None = None
+        self._model: InvSR | None = None
+        # Where memory did not suffice: settings whose canvases lie in main memory, and smaller tiles.
+        self._in_main_memory: set[ModelSettings] = set()
+        self._tiles: dict[ModelSettings, int] = {}
+
+    def image(
+        self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int], alive: Callable[[], None]
+    ) -> Pixels:
+        """Restore a picture [H,W,3]; the result is of `size` (width, height) and the same depth."""
+        frames, noises = picture(pixels)[None], [CanvasNoise(settings.seed)]
+        while True:
+            try:
+                with memory_errors():
+                    model = self.model(settings)
+                    restored = model.restored(frames, noises, self._options(settings, size), alive)
+                    return quantised(restored[0], _top(pixels))
+            except MemoryError as error:
+                self.spare_memory(settings, error)
+
+    def film(
+        self,
+        frames: Iterable[FilmFrame],
+        wanted: range,
+        settings: ModelSettings,
+        size: tuple[int, int],
+        alive: Callable[[], None],
+    ) -> Iterator[Tensor]:
+        """The wanted frames of a film: float32 [3,H,W] in [0,1]. See `restore_film`."""
+        return restore_film(
+            self.model(settings),
+            frames,
+            wanted,
+            self._options(settings, size),
+            settings.temporal,
+            seed=settings.seed,
+            frame_batch=settings.frame_batch,
+            alive=alive,
+        )
+
+    def spare_memory(self, settings: ModelSettings, error: BaseException) -> None:
+        """After running out of it. Raises ResourceError if nothing is left to be spared.
+
+        Canvases go first: they are a film's largest part, and the result stays what it would have been.
+        """
+        if self.device.type != "cpu" and settings not in self._in_main_memory:
+            log.warning("out of memory on %s: going on with canvases in main memory", self.device)
+            self._in_main_memory.add(settings)
+            return
+        tiling = self.model(settings).tiling
+        smaller = _smaller_tile(self._tile(settings) or tiling.tile, tiling.multiple)
+        if smaller is None:
+            raise ResourceError(f"the memory of {self.device} does not suffice for one tile") from error
+        log.warning("out of memory on %s: going on with tiles of %d", self.device, smaller)
+        self._tiles[settings] = smaller
+
+    def _options(self, settings: ModelSettings, size: tuple[int, int]) -> Options:
+        return Options(
+            timesteps=settings.timesteps,
+            tile=self._tile(settings),
+            tile_batch=self._tile_batch(settings),
+            color_fix=settings.color_fix,
+            guidance_scale=settings.guidance_scale,
+            size=(size[1], size[0]),
+            canvas_device=torch.device("cpu") if settings in self._in_main_memory else None,
+        )
+
+    def _tile(self, settings: ModelSettings) -> int | None:
+        """The tile that was asked for, or the smaller one that memory allowed."""
+        return self._tiles.get(settings, settings.tile)
+
+    def model(self, settings: ModelSettings) -> InvSR:
+        wanted = (settings.model, self._dtype(settings))
+        if self._model is None or self._loaded != wanted:
+            self._model = None
+            self._model = InvSR.load(settings.model, self.device, wanted[1])
+            self._loaded = wanted
+        try:
+            self._model.tiling_for(settings.tile)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return self._model
+
+    def _tile_batch(self, settings: ModelSettings) -> int:
+        """On a CPU one tile after the other: several at once are no quicker there and need memory."""
+        return 1 if self.device.type == "cpu" else settings.tile_batch
+
+    def _dtype(self, settings: ModelSettings) -> torch.dtype:
+        if settings.precision == "auto":
+            return _quickest(self.device)
+        return _PRECISIONS[settings.precision]
+
+
+def _quickest(device: torch.device) -> torch.dtype:
+    """What a device computes in soonest; bfloat16 only pays where a CPU has matrix units (AMX)."""
+    if device.type == "cuda":
+        return torch.float16
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, object])  # newer than our oldest torch
+    return torch.bfloat16 if capabilities().get("amx_bf16") else torch.float32
+
+
+def _smaller_tile(tile: int, multiple: int) -> int | None:
+    """Half of it, as a model takes it; None if that is too small for any."""
+    half = tile // 2 // multiple * multiple
+    return half if half >= 2 * multiple else None
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """MemoryError for what torch raises: where main memory is short that is a RuntimeError like any other."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+
+
+def _top(pixels: Pixels) -> int:
+    return 65535 if pixels.dtype == np.uint16 else 255
+
+
+@torch.inference_mode()
+def quantised(restored: Tensor, top: int) -> Pixels:
+    """[3,H,W] in [0,1] -> [H,W,3]; rounded on the device (less crosses the bus), a channel at a time."""
+    kind = torch.uint8 if top == 255 else torch.int32
+    whole = torch.empty(*restored.shape[1:], 3, dtype=kind, device=restored.device)
+    for number, channel in enumerate(restored):
+        whole[..., number] = channel.mul(top).add_(0.5)
+    pixels = whole.cpu().numpy()
+    return pixels if top == 255 else pixels.astype(np.uint16)

@@ -1,0 +1,128 @@
+"""One worker process: it owns one device and a loaded model, and does one task at a time.
+
+    python -m invsr_daemon.workers.restore --device cuda:0 --threads 4
+
+Tasks come and events go as `child` has it. When the parent is gone the process ends at once: what it was at
+is lost, what it finished is not. Inside a task decoding, inference and encoding overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..media.decode import RgbFrame, decode_chunk
+from ..media.encode import film_size, open_chunk
+from ..media.image import image_format, read_image, write_image
+from ..records import ImageTask, Task, VideoTask, output_size
+from ..restorers.film.averaging import FilmFrame
+from ..restorers.film.pipeline import Pixels, film_frames
+from ..wire.events import Progress
+from ..wire.tasks import parse_task
+from .device import Restorer, memory_errors, quantised
+from .overlap import read_ahead, write_behind
+from .serving import serve
+
+QUEUED_FRAMES = 2
+
+
+def restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
+    """Decode, restore and encode one chunk into `task.output`; anew if memory runs out."""
+    while True:
+        told = 0
+
+        def tell(frames: int) -> None:
+            nonlocal told
+            told += frames
+            progress(frames)
+
+        try:
+            with memory_errors():
+                _restore_chunk(task, restorer, tell)
+            return
+        except MemoryError as error:
+            restorer.spare_memory(task.model, error)
+            progress(-told)
+
+
+def _restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
+    size = film_size(task.info, task.video, task.model.scale)
+    top = 65535 if task.info.depth > 8 else 255
+    with (
+        open_chunk(task.output, task.info, task.chunk, task.video, task.model.scale) as encoder,
+        read_ahead(_frames(task), QUEUED_FRAMES) as frames,
+        write_behind(encoder.encode, QUEUED_FRAMES) as encoded,
+    ):
+        restored = restorer.film(frames, task.chunk.own, task.model, size, lambda: progress(0))
+        for pts, pixels in zip(task.chunk.pts, _arrays(restored, top), strict=True):
+            encoded.put(RgbFrame(pts, pixels))
+            progress(1)
+
+
+def _frames(task: VideoTask) -> Iterator[FilmFrame]:
+    decoded = (frame.pixels for frame in decode_chunk(task.info, task.chunk))
+    return film_frames(decoded, task.chunk.first, task.model.temporal)
+
+
+def _arrays(restored: Iterable[Tensor], top: int) -> Iterator[Pixels]:
+    """Frames as arrays; a repeated one is converted once. None is held on to here: they are large."""
+    last: weakref.ref[Tensor] | None = None
+    pixels: Pixels | None = None
+    for frame in restored:
+        if pixels is None or last is None or last() is not frame:
+            last, pixels = weakref.ref(frame), quantised(frame, top)
+        del frame
+        yield pixels
+
+
+def restore_image(task: ImageTask, restorer: Restorer, progress: Progress) -> None:
+    """Read, restore and write one picture into `task.output`."""
+    image = read_image(task.info)
+    height, width = image.pixels.shape[:2]
+    size = output_size(width, height, task.model.scale, even=False)
+    pixels = restorer.image(image.pixels, task.model, size, lambda: progress(0))
+    write_image(replace(image, pixels=pixels), image_format(task.info, task.image), task.image, task.output)
+    progress(1)
+
+
+def perform(task: Task, restorer: Restorer, progress: Progress) -> float:
+    """Do one task; its seconds. Raises InvsrError."""
+    began = time.monotonic()
+    if task.kind == "video":
+        restore_chunk(task, restorer, progress)
+    else:
+        restore_image(task, restorer, progress)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m invsr_daemon.workers.restore")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--list-devices", action="store_true", help="print the CUDA devices and end")
+    arguments = parser.parse_args()
+    if arguments.list_devices:
+        print(json.dumps([f"cuda:{index}" for index in range(torch.cuda.device_count())]))
+        return
+    _make_repeatable(arguments.threads)
+    restorer = Restorer(arguments.device)
+    serve(lambda line, progress: perform(parse_task(line), restorer, progress))
+
+
+def _make_repeatable(threads: int) -> None:
+    """Sums depend on the number of threads and on autotuned kernels: fix both."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A worker's restorer: the precision it chooses, and what it does where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from invsr_daemon.errors import ResourceError
+from invsr_daemon.records import ModelSettings, TemporalSettings
+from invsr_daemon.restorers.film.pipeline import Pixels
+from invsr_daemon.workers.device import Restorer
+
+
+def too_little_device_memory() -> None:
+    raise torch.OutOfMemoryError("no memory left in this test")
+
+
+def too_little_main_memory() -> None:
+    torch.empty(2**55)
+
+
+@contextmanager
+def little_memory(
+    network: nn.Module, largest_side: int, run_out: Callable[[], None] = too_little_device_memory
+) -> Iterator[list[int]]:
+    """The network runs out of memory above a side of its input; the sides that it was given."""
+    sides: list[int] = []
+
+    def check(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sides.append(inputs[0].shape[-1])
+        if inputs[0].shape[-1] > largest_side:
+            run_out()
+
+    hook = network.register_forward_pre_hook(check)
+    try:
+        yield sides
+    finally:
+        hook.remove()
+
+
+def settings(model: Path) -> ModelSettings:
+    temporal = TemporalSettings("full", 12, 2.0)
+    return ModelSettings(str(model), (200,), 4.0, 0, 64, 1, 1, "none", 1.0, "fp32", temporal)
+
+
+@pytest.mark.parametrize("run_out", [too_little_device_memory, too_little_main_memory])
+def test_out_of_memory_means_smaller_tiles_also_for_the_next_frames(
+    tiny_model_dir: Path, caplog: pytest.LogCaptureFixture, run_out: Callable[[], None]
+) -> None:
+    restorer, asked = Restorer("cpu"), settings(tiny_model_dir)
+    pixels: Pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    unet = restorer.model(asked)._parts.unet
+    with little_memory(unet, 16, run_out) as sides:  # latents of a tile of 32
+        first = restorer.image(pixels, asked, (256, 256), lambda: None)
+        assert sides[0] == 32
+        assert set(sides[1:]) == {16}
+        sides.clear()
+        second = restorer.image(pixels, asked, (256, 256), lambda: None)
+        assert set(sides) == {16}, "what did not fit is not tried again"
+    assert first.shape == (256, 256, 3)
+    assert np.array_equal(first, second)
+    assert caplog.messages == ["out of memory on cpu: going on with tiles of 32"]
+
+
+def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
+    tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    restorer, asked = Restorer("cuda:0"), settings(tiny_model_dir)
+    assert restorer._options(asked, (256, 256)).canvas_device is None
+    restorer.spare_memory(asked, MemoryError())
+    options = restorer._options(asked, (256, 256))
+    assert (options.canvas_device, options.tile) == (torch.device("cpu"), 64)
+    assert caplog.messages == ["out of memory on cuda:0: going on with canvases in main memory"]
+
+
+def test_signs_of_life_from_a_picture(tiny_model_dir: Path) -> None:
+    signs: list[int] = []
+    pixels: Pixels = np.zeros((64, 96, 3), dtype=np.uint8)
+    Restorer("cpu").image(pixels, settings(tiny_model_dir), (384, 256), lambda: signs.append(1))
+    assert len(signs) == 2
+
+
+def test_no_memory_for_the_smallest_tile_is_a_failure_that_may_pass(tiny_model_dir: Path) -> None:
+    restorer, asked = Restorer("cpu"), settings(tiny_model_dir)
+    pixels: Pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    with (
+        little_memory(restorer.model(asked)._parts.unet, largest_side=0),
+        pytest.raises(ResourceError, match="does not suffice") as caught,
+    ):
+        restorer.image(pixels, asked, (256, 256), lambda: None)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "chosen"),
+    [
+        ({"amx_bf16": True}, "auto", torch.bfloat16),
+        ({"amx_bf16": True}, "fp32", torch.float32),
+        ({"amx_bf16": False, "avx512_bf16": True}, "auto", torch.float32),
+        ({}, "auto", torch.float32),
+        ({}, "bf16", torch.bfloat16),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_matrix_units(
+    tiny_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, bool],
+    precision: Literal["auto", "fp32", "bf16"],
+    chosen: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    model = Restorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
+    assert model.dtype == chosen
+    assert next(model._parts.unet.parameters()).dtype == chosen
