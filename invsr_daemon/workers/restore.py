@@ -24,7 +24,7 @@ from ..media.image import image_format, read_image, write_image
 from ..records import ImageTask, Task, VideoTask, output_size
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
-from ..wire.events import Progress
+from ..wire.events import AttemptProgress, Progress
 from ..wire.tasks import parse_task
 from .device import DeviceRestorer, memory_errors, quantised
 from .overlap import read_ahead, write_behind
@@ -35,21 +35,15 @@ QUEUED_FRAMES = 2
 
 def restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
     """Decode, restore and encode one chunk into `task.output`; anew if memory runs out."""
+    attempt = AttemptProgress(progress)
     while True:
-        told = 0
-
-        def tell(frames: int) -> None:
-            nonlocal told
-            told += frames
-            progress(frames)
-
         try:
             with memory_errors():
-                _restore_chunk(task, restorer, tell)
+                _restore_chunk(task, restorer, attempt)
             return
         except MemoryError as error:
             restorer.spare_memory(task.model, error)
-            progress(-told)
+            attempt.take_back()
 
 
 def _restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
