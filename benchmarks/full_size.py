@@ -19,10 +19,11 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from invsr_daemon import InvSR
 from invsr_daemon.hub import resolve
 from invsr_daemon.restorers.detail import Detail
 from invsr_daemon.restorers.invsr.loading import Parts, Prompt, load_parts
-from invsr_daemon.restorers.invsr.model import InvSR
+from invsr_daemon.restorers.invsr.model import InvSRNetworks
 from invsr_daemon.restorers.invsr.noise_predictor import NoisePredictor
 from invsr_daemon.restorers.tiling import Tiling
 
@@ -64,7 +65,11 @@ def full_size(scheduler: EulerDiscreteScheduler) -> InvSR:
         network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     prompt = Prompt(torch.randn(1, 77, 1024), torch.randn(1, 77, 1024))
     tiling = Tiling(tile=TILE, overlap=TILE // 2, multiple=16)
-    return InvSR(Parts(vae, unet, predictor, scheduler, prompt, tiling, Detail()), CPU, torch.float32)
+    return model_of(Parts(vae, unet, predictor, scheduler, prompt, tiling, Detail()))
+
+
+def model_of(parts: Parts) -> InvSR:
+    return InvSR(InvSRNetworks(parts, CPU, torch.float32))
 
 
 def parameters(parts: Parts) -> int:
@@ -115,8 +120,11 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     small = load_parts(resolve(arguments.model), CPU, torch.float32)
-    models = {"full size": full_size(small.scheduler), arguments.model: InvSR(small, CPU, torch.float32)}
-    sizes = {name: parameters(model._parts) for name, model in models.items()}
+    models = {
+        "full size": full_size(small.scheduler),
+        arguments.model: model_of(small),
+    }
+    sizes = {name: parameters(model.restorer.parts) for name, model in models.items()}
     costs = measure(models, arguments.runs)
     print(f"{TILE} -> {4 * TILE} pixels, one step, float32, {torch.get_num_threads()} threads\n")
     print(report(costs, sizes))

@@ -20,7 +20,8 @@ from ..jobs.observing import Result
 from ..jobs.runner import run_job
 from ..jobs.workfolders import forget_loose
 from ..pool.devices import choose_devices
-from ..pool.local import Pool
+from ..pool.local import LocalPool
+from ..pool.protocol import Pool
 from ..records import Task
 from ..settings.reading import load
 from ..settings.settings import Settings
@@ -95,7 +96,7 @@ class _Session:
         try:
             limits = self._settings.limits
             async with (
-                Pool(self._devices, limits.cpu_threads, limits.stall_seconds) as pool,
+                LocalPool(self._devices, limits.cpu_threads, limits.stall_seconds) as pool,
                 asyncio.TaskGroup() as group,
             ):
                 for path, job in self._jobs.items():

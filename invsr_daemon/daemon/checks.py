@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import hub
 from ..errors import ConfigError, ModelError, WorkersLostError
 from ..pool.media import MediaProcesses
+from ..pool.protocol import MediaReaders
 from ..pool.retrying import outliving
 from ..records import VideoSettings
 from ..settings.folders import Folders
@@ -44,13 +45,13 @@ def _model_problem(settings: Settings) -> str | None:
     return None
 
 
-async def check_encoders(settings: Settings, media: MediaProcesses) -> None:
+async def check_encoders(settings: Settings, media: MediaReaders) -> None:
     """Raise ConfigError for settings that every film of their preset would fail with."""
     if wrong := await _wrong_encoders(settings, media):
         raise ConfigError("; ".join(wrong))
 
 
-async def _wrong_encoders(settings: Settings, media: MediaProcesses) -> list[str]:
+async def _wrong_encoders(settings: Settings, media: MediaReaders) -> list[str]:
     asked: dict[VideoSettings, str] = {}  # with the prefix of the first that asks for it: presets inherit
     for prefix, each in settings.variants().items():
         asked.setdefault(each.video_settings(), prefix)

@@ -26,8 +26,8 @@ from ..jobs.runner import run_job
 from ..jobs.workfolders import clear_room, room_of
 from ..logs import counted
 from ..pool.devices import choose_devices
-from ..pool.local import Pool
-from ..pool.media import MediaProcesses
+from ..pool.local import LocalPool
+from ..pool.protocol import MediaReaders, Pool
 from ..settings.folders import Folders
 from ..settings.settings import Settings
 from ..store.rows import JobRow, Kind, State
@@ -132,7 +132,7 @@ class Daemon:
                 )
                 self._notifier.watchdog()  # trying encoders may take as long as finding devices
                 limits = self._settings.limits
-                async with Pool(devices, limits.cpu_threads, limits.stall_seconds) as pool:
+                async with LocalPool(devices, limits.cpu_threads, limits.stall_seconds) as pool:
                     await check_encoders(self._settings, pool.media)
                     pruning = group.create_task(self._prune())
                     await self._serve(pool, inbox, devices)
@@ -471,7 +471,7 @@ class Daemon:
     def _want_reload(self) -> None:
         self._reload_wanted = True
 
-    async def _reload(self, media: MediaProcesses) -> None:
+    async def _reload(self, media: MediaReaders) -> None:
         """Read the settings again: for new jobs. What a running process cannot change is named."""
         self._reload_wanted = False
         self._notifier.reloading()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
+ATTEMPT_SUFFIX = ".partial"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -23,3 +26,42 @@ def sync_rename(partial: Path, final: Path) -> None:
     sync(partial)
     os.replace(partial, final)
     sync(final.parent)
+
+
+def attempt_at(final: Path) -> Path:
+    """A name beside `final` for this attempt alone: two processes never write into one file."""
+    return final.with_name(f".{final.name}.{secrets.token_hex(8)}{ATTEMPT_SUFFIX}")
+
+
+def finish_attempt(attempt: Path, final: Path) -> None:
+    """Make an attempt's file durable, then give it its name, durably. Raises OSError.
+
+    If another attempt was first, its file keeps the name and this one goes.
+    """
+    sync(attempt)
+    link_new(attempt, final)
+    attempt.unlink(missing_ok=True)
+    sync(final.parent)
+
+
+def remove_attempts(folder: Path) -> None:
+    """Remove what attempts left that were killed. None may be under way."""
+    for attempt in folder.glob(f".*{ATTEMPT_SUFFIX}"):
+        with suppress(OSError):  # it costs space, no more
+            attempt.unlink()
+
+
+def link_new(path: Path, final: Path) -> bool:
+    """Give a file a name that nothing has; whether it was free. link() fails where rename() replaces.
+
+    On a file system without hard links the file is renamed. Raises OSError.
+    """
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        return False
+    except OSError:
+        if os.path.lexists(final):
+            return False
+        os.replace(path, final)
+    return True

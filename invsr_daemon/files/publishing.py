@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DiskFullError, InvsrError, OutputError, OutputExistsError, UnwritableError
-from .durable import DISK_FULL, sync
+from .durable import DISK_FULL, link_new, sync
 
 Collision = Literal["fail", "suffix", "overwrite"]
 
@@ -185,7 +185,7 @@ def _named(partial: Path, final: Path, collision: Collision, announce: Callable[
     for name in _names(final, collision):
         imprint = Imprint.of(partial, name)
         announce(imprint)
-        if _linked(partial, name):
+        if link_new(partial, name):
             return imprint
     raise _taken(final)
 
@@ -194,19 +194,6 @@ def _names(final: Path, collision: Collision) -> Iterator[Path]:
     """film.mp4, then film (2).mp4, film (3).mp4 and so on, if asked for."""
     further = (final.with_stem(f"{final.stem} ({number})") for number in count(2))
     return chain([final], further if collision == "suffix" else ())
-
-
-def _linked(partial: Path, final: Path) -> bool:
-    """Give a file a name that nothing has; whether it was free. link() fails where rename() replaces."""
-    try:
-        os.link(partial, final)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        if os.path.lexists(final):
-            return False
-        os.replace(partial, final)
-    return True
 
 
 @contextmanager

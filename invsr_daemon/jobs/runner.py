@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ..errors import InputError, Interrupted, OutputExistsError
 from ..files.publishing import begin, check_free, check_writable, clear, finish
-from ..pool.local import Pool
+from ..pool.protocol import Pool
 from ..pool.retrying import outliving
 from ..wire.plans import Job, Plan, frames_of
 from .chunks import Restoration

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError, InvsrError
+from ..files.durable import remove_attempts
 from ..files.publishing import clear, explained
 from ..wire.plans import Plan
 
@@ -86,4 +87,5 @@ def lock_work(work: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError("another process is restoring it at this moment") from error
+        remove_attempts(work)
         yield

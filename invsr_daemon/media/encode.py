@@ -27,7 +27,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ..errors import ConfigError, DiskFullError, OutputError
-from ..files.durable import DISK_FULL, sync_rename
+from ..files.durable import DISK_FULL, attempt_at, finish_attempt
 from ..records import Chunk, Colour, VideoInfo, VideoSettings, output_size
 from .colour import BT709, FULL, RGB, SWSCALE, subsampling, swscale_matrix
 from .decode import RGB8, RGB16, RgbFrame
@@ -272,28 +272,32 @@ def open_chunk(
 ) -> Iterator[ChunkEncoder]:
     """An encoder whose file appears as `path` only if the block ends without an exception.
 
+    If another attempt at the chunk has ended meanwhile, its file stays.
+
     `path` ends with the codec's `chunk_suffix`.
     Raises ConfigError if the encoder refuses its settings, DiskFullError,
     OutputError if the file cannot be written.
     """
-    partial = path.with_suffix(".partial")
+    attempt = attempt_at(path)
     try:
         format = CHUNK_FORMATS[path.suffix]
-        with av.open(str(partial), "w", format=format, options={"fflags": "+bitexact"}) as container:
+        with av.open(str(attempt), "w", format=format, options={"fflags": "+bitexact"}) as container:
             shift = chunk_origin(info, path) - chunk.pts[0]
             encoder = ChunkEncoder(container, info, shift, settings, scale)
             yield encoder
             encoder.flush()
-        _finish(partial, path)
+        _finish(attempt, path)
     except av.error.FFmpegError as error:
-        raise writing_error(error, partial, f"encoding with {settings.codec}") from error
+        raise writing_error(error, path, f"encoding with {settings.codec}") from error
+    finally:
+        attempt.unlink(missing_ok=True)
 
 
-def _finish(partial: Path, path: Path) -> None:
+def _finish(attempt: Path, path: Path) -> None:
     try:
-        sync_rename(partial, path)
+        finish_attempt(attempt, path)
     except OSError as error:
-        raise writing_error(error, partial, "finishing a chunk") from error
+        raise writing_error(error, path, "finishing a chunk") from error
 
 
 def writing_error(

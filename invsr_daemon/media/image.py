@@ -26,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ConfigError, InputError
-from ..files.durable import sync_rename
+from ..files.durable import attempt_at, finish_attempt
 from ..records import ImageInfo, ImageSettings
 from .encode import writing_error
 from .extras import (
@@ -337,21 +337,23 @@ def check_side(format: str, width: int, height: int) -> None:
 
 
 def write_image(picture: Picture, format: str, settings: ImageSettings, output: Path) -> None:
-    """Write a picture; the file appears under its name only whole.
+    """Write a picture; the file appears under its name only whole. One that is there already stays.
 
     `picture.alpha`, of whatever size, is enlarged to the pixels' size (Lanczos). Raises OutputError or
     ResourceError if it cannot be written.
     """
-    partial = output.with_suffix(".partial")
+    attempt = attempt_at(output)
     alpha = None if picture.alpha is None else _resized(picture.alpha, picture.pixels)
     try:
         if picture.pixels.dtype == np.uint16 and format in DEEP_FORMATS:
-            partial.write_bytes(_deep_bytes(picture, alpha, format))
+            attempt.write_bytes(_deep_bytes(picture, alpha, format))
         else:
-            _save_plain(picture, alpha, format, settings, partial)
-        sync_rename(partial, output)
+            _save_plain(picture, alpha, format, settings, attempt)
+        finish_attempt(attempt, output)
     except (OSError, av.error.FFmpegError) as error:
-        raise writing_error(error, partial, f"writing {format}") from error
+        raise writing_error(error, output, f"writing {format}") from error
+    finally:
+        attempt.unlink(missing_ok=True)
 
 
 def _resized(alpha: Pixels, like: Pixels) -> Pixels:
@@ -364,7 +366,7 @@ def _resized(alpha: Pixels, like: Pixels) -> Pixels:
 
 
 def _save_plain(
-    picture: Picture, alpha: Pixels | None, format: str, settings: ImageSettings, partial: Path
+    picture: Picture, alpha: Pixels | None, format: str, settings: ImageSettings, path: Path
 ) -> None:
     shift = 8 if picture.pixels.dtype == np.uint16 else 0
     image = Image.fromarray((picture.pixels >> shift).astype(np.uint8))
@@ -373,14 +375,14 @@ def _save_plain(
     if alpha is not None and format not in NO_ALPHA:
         image.putalpha(Image.fromarray((alpha >> shift).astype(np.uint8)))
     if format == "TIFF":
-        partial.write_bytes(_plain_tiff(image, picture))
+        path.write_bytes(_plain_tiff(image, picture))
         return
     options = save_options(picture.extras, format, image.size)
     if format in ("JPEG", "WEBP"):
         options["quality"] = settings.quality
     if format == "JPEG":
         options["subsampling"] = 0
-    image.save(partial, format, **options)
+    image.save(path, format, **options)
 
 
 def _plain_tiff(image: Image.Image, picture: Picture) -> bytes:

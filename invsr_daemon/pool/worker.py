@@ -8,7 +8,7 @@ from ..wire.tasks import dump_task
 from .child import Child
 
 
-class Worker(Child):
+class WorkerProcess(Child):
     """One worker process, on a device of its own."""
 
     def __init__(self, device: str, threads: int, stall_seconds: float | None = None) -> None:

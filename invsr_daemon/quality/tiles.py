@@ -49,7 +49,7 @@ class TileCounter:
     """Counts what a model's networks are given while `counting`."""
 
     def __init__(self, model: InvSR) -> None:
-        parts = model._parts
+        parts = model.restorer.parts
         # With what an input's pixel is of the poor picture's: the encoder sees it enlarged, latents are half.
         self._networks: dict[str, tuple[nn.Module, float]] = {
             "noise_predictor": (parts.noise_predictor, 1.0),

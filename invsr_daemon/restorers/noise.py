@@ -6,10 +6,11 @@ gets the same noise in every frame, batch, tile order and process.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,40 +18,50 @@ from torch.nn import functional
 
 from .tiling import Tile, TilePlan
 
-Draw = Literal["noise_predictor", "vae"]
-
-# Each with a generator of its own.
+# What each of these is drawn for, by its number. Others get a number from their name.
 _STREAMS = ("noise_predictor", "vae", "grain", "thresholds")
 SEEDS_APART = len(_STREAMS)  # between two seeds of users
 FRAMES_APART = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbouring frames get distant seeds
 SEEDS = 2**63
-CELL = 8  # pixels of the result below one of a latent, along a side
-
+GRAIN_CELL = 2  # grain is drawn for squares of so many LR pixels a side
 # How much of its neighbours' mean a grain takes on. Single pixels look like a fault, not like texture.
 # Reading between pixels makes neighbours more alike: a film's are less so to begin with.
 CLUMPS, FILM_CLUMPS = 0.5, 0.35
 ROWS = 256
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Normal draws that a restorer needs for a tile: `channels` for every `cell` by `cell` LR pixels."""
+
+    name: str
+    channels: int
+    cell: int = 2
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of the draws for so many LR pixels."""
+        return height // self.cell, width // self.cell
+
+
 class NoiseSource(Protocol):
     """Normal draws of unit variance, on the CPU."""
 
-    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        """For one tile's latents: float32 [channels, tile.height/2, tile.width/2], each by itself."""
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile) -> Tensor:
+        """For one tile: float32 [draw.channels, *draw.grid(tile.height, tile.width)], each by itself."""
 
-    def grain(self, plan: TilePlan) -> Tensor:
-        """For the pixels of the result: float32 [4*plan.height, 4*plan.width], neighbours a little alike."""
+    def grain(self, plan: TilePlan, scale: int) -> Tensor:
+        """For the result: float32 [scale*plan.height, scale*plan.width], neighbours a little alike."""
 
 
 @dataclass(frozen=True)
 class ZeroNoise:
     """Every draw is zero: both Gaussians give their means."""
 
-    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        return torch.zeros(channels, tile.height // 2, tile.width // 2)
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile) -> Tensor:
+        return torch.zeros(draw.channels, *draw.grid(tile.height, tile.width))
 
-    def grain(self, plan: TilePlan) -> Tensor:
-        return _no_grain(plan)
+    def grain(self, plan: TilePlan, scale: int) -> Tensor:
+        return torch.zeros(plan.height * scale, plan.width * scale)
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,12 @@ class GivenNoise:
     noise_predictor: Tensor
     vae: Tensor
 
-    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile) -> Tensor:
         given = {"noise_predictor": self.noise_predictor, "vae": self.vae}
-        return given[draw][tile.index]
+        return given[draw.name][tile.index]
 
-    def grain(self, plan: TilePlan) -> Tensor:
-        return _no_grain(plan)
+    def grain(self, plan: TilePlan, scale: int) -> Tensor:
+        return torch.zeros(plan.height * scale, plan.width * scale)
 
 
 @dataclass(frozen=True)
@@ -79,37 +90,39 @@ class CanvasNoise:
     seed: int
     frame: int = 0
 
-    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        return cut_field(self.field(draw, plan, channels), tile)
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile) -> Tensor:
+        return cut_field(self.field(draw, plan), tile, draw.cell)
 
-    def field(self, draw: Draw, plan: TilePlan, channels: int) -> Tensor:
-        """The whole canvas, float32 [channels, plan.height/2, plan.width/2]."""
-        return _field(self.seed, self.frame, draw, channels, plan.height // 2, plan.width // 2)
+    def field(self, draw: Draw, plan: TilePlan) -> Tensor:
+        """The whole canvas, float32 [draw.channels, *draw.grid(plan.height, plan.width)]."""
+        return _field(self.seed, self.frame, draw, *draw.grid(plan.height, plan.width))
 
-    def grain(self, plan: TilePlan) -> Tensor:
-        return self.drawn_grain(plan, CLUMPS)
+    def grain(self, plan: TilePlan, scale: int) -> Tensor:
+        return self.drawn_grain(plan, scale, CLUMPS)
 
-    def drawn_grain(self, plan: TilePlan, clumps: float) -> Tensor:
+    def drawn_grain(self, plan: TilePlan, scale: int, clumps: float) -> Tensor:
         """`grain`, its neighbours alike by a share of their mean."""
-        return _canvas_grain(self.seed, self.frame, plan.height // 2, plan.width // 2, clumps)
+        return _canvas_grain(self.seed, self.frame, plan.height, plan.width, scale, clumps)
 
 
-def cut_field(field: Tensor, tile: Tile) -> Tensor:
-    """A tile's part of [...,rows,columns]."""
-    top, left = tile.top // 2, tile.left // 2
-    return field[..., top : top + tile.height // 2, left : left + tile.width // 2]
+def cut_field(field: Tensor, tile: Tile, cell: int) -> Tensor:
+    """A tile's part of [...,rows,columns], whose cells are `cell` LR pixels a side."""
+    top, left = tile.top // cell, tile.left // cell
+    return field[..., top : top + tile.height // cell, left : left + tile.width // cell]
 
 
 @lru_cache(maxsize=4)
-def _field(seed: int, frame: int, draw: Draw, channels: int, height: int, width: int) -> Tensor:
-    return _drawn(seed, frame, draw, channels, height, width)
+def _field(seed: int, frame: int, draw: Draw, rows: int, columns: int) -> Tensor:
+    return _drawn(seed, frame, draw.name, draw.channels, rows, columns)
 
 
 @lru_cache(maxsize=1)
-def _canvas_grain(seed: int, frame: int, height: int, width: int, clumps: float) -> Tensor:
-    """For latents of a height and width."""
-    white = _drawn(seed, frame, "grain", CELL**2, height, width)
-    return _clumped(functional.pixel_shuffle(white, CELL), clumps)[0]
+def _canvas_grain(seed: int, frame: int, height: int, width: int, scale: int, clumps: float) -> Tensor:
+    """For so many LR pixels: [scale*height, scale*width]."""
+    side = GRAIN_CELL * scale
+    rows, columns = -(-height // GRAIN_CELL), -(-width // GRAIN_CELL)
+    white = functional.pixel_shuffle(_drawn(seed, frame, "grain", side**2, rows, columns), side)
+    return _clumped(white, clumps)[0, : height * scale, : width * scale]
 
 
 def _drawn(seed: int, frame: int, stream: str, *shape: int) -> Tensor:
@@ -117,8 +130,15 @@ def _drawn(seed: int, frame: int, stream: str, *shape: int) -> Tensor:
 
 
 def generator_of(seed: int, frame: int, stream: str) -> torch.Generator:
-    number = (seed * SEEDS_APART + _STREAMS.index(stream) + frame * FRAMES_APART) % SEEDS
+    """The generator of a stream, as a function of these values alone."""
+    number = (seed * SEEDS_APART + _number_of(stream) + frame * FRAMES_APART) % SEEDS
     return torch.Generator().manual_seed(number)
+
+
+def _number_of(stream: str) -> int:
+    if stream in _STREAMS:
+        return _STREAMS.index(stream)
+    return int.from_bytes(hashlib.sha256(stream.encode()).digest()[:7])
 
 
 def _clumped(white: Tensor, clumps: float) -> Tensor:
@@ -137,13 +157,7 @@ def _clumped(white: Tensor, clumps: float) -> Tensor:
     return white
 
 
-def _no_grain(plan: TilePlan) -> Tensor:
-    return torch.zeros(plan.height // 2 * CELL, plan.width // 2 * CELL)
-
-
-def stacked(
-    sources: Sequence[NoiseSource], draw: Draw, plan: TilePlan, tiles: Sequence[Tile], channels: int
-) -> Tensor:
-    """Draws for a batch of tiles, each from its own source: float32 [len(tiles), channels, h/2, w/2]."""
-    cut = [source.tile(draw, plan, tile, channels) for source, tile in zip(sources, tiles, strict=True)]
+def stacked(sources: Sequence[NoiseSource], draw: Draw, plan: TilePlan, tiles: Sequence[Tile]) -> Tensor:
+    """Draws for a batch of tiles, each from its own source: float32 [len(tiles), channels, rows, columns]."""
+    cut = [source.tile(draw, plan, tile) for source, tile in zip(sources, tiles, strict=True)]
     return torch.stack(cut)

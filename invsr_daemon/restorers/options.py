@@ -9,12 +9,10 @@ import torch
 from .color_fix import FIXES, ColorFix
 from .tiling import Tile
 
-SCALE = 4
-
 
 @dataclass(frozen=True)
 class Options:
-    """How pictures are restored: what `InvSR.restore` takes. Raises ValueError if something does not fit.
+    """How pictures are restored: see `PictureRestorer.restore`. Raises ValueError if something does not fit.
 
     `canvas_device`: where tiles are put together and finished; where the model is, if not given. In main
     memory that is slower, and leaves a GPU's to the networks.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+FILLED_STEP = 2  # draws of noise lie on squares of two LR pixels
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -27,9 +29,14 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.tile % self.multiple or self.tile <= 0:
             raise ValueError(f"tile must be a multiple of {self.multiple}, not {self.tile}")
-        if not 0 <= self.overlap < self.tile or self.overlap % self.multiple:
-            limits = f"a multiple of {self.multiple} below {self.tile}"
+        if not 0 <= self.overlap < self.tile or self.overlap % self.step:
+            limits = f"a multiple of {self.step} below {self.tile}"
             raise ValueError(f"overlap must be {limits}, not {self.overlap}")
+
+    @property
+    def step(self) -> int:
+        """Tiles begin at multiples of it, so that draws of noise lie on the same squares in all of them."""
+        return FILLED_STEP if self.fill_tile else self.multiple
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .. import records
+from .. import errors
 from ..errors import InvsrError
 
 log = logging.getLogger(__name__)
@@ -14,7 +14,26 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 
 
+class AttemptProgress:
+    """What is told of an attempt at a task, so that it can be taken back if the attempt fails."""
+
+    def __init__(self, tell: Progress) -> None:
+        self._tell = tell
+        self._told = 0
+
+    def __call__(self, frames: int) -> None:
+        """Tell of so many more frames; 0 is a sign of life."""
+        self._told += frames
+        self._tell(frames)
+
+    def take_back(self) -> None:
+        """Tell that all of it has to be done again."""
+        self._tell(-self._told)
+        self._told = 0
+
+
 def event_of(answer: Callable[[str, Progress], Any], line: str, progress: Progress) -> dict[str, Any]:
+    """What a process says at the end of a request: its answer, or the error it ended with."""
     try:
         return {"event": "done", "answer": answer(line, progress)}
     except InvsrError as error:
@@ -26,6 +45,7 @@ def event_of(answer: Callable[[str, Progress], Any], line: str, progress: Progre
 
 
 def error_of(event: dict[str, Any]) -> InvsrError:
-    kind = getattr(records, event["kind"])
+    """The error that a process has told of."""
+    kind = getattr(errors, event["kind"])
     error: InvsrError = kind(event["message"])
     return error

@@ -14,8 +14,8 @@ from ..errors import ConfigError, ResourceError
 from ..records import ModelSettings
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, picture, restore_film
-from ..restorers.invsr.model import InvSR
 from ..restorers.noise import CanvasNoise
+from ..restorers.opening import InvSR
 from ..restorers.options import Options
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Restorer:
+class DeviceRestorer:
     """A device and the model that is loaded on it; models are kept until another is asked for."""
 
     def __init__(self, device: str) -> None:

@@ -35,6 +35,8 @@ from ..wire.plans import Job, Plan
 from ..wire.requests import Check, Join, Look, parse_request, plain
 from .serving import serve
 
+# Half of a tile of this size is a multiple of every known model's.
+HALVED = 32
 # Another version of these may give other bytes: chunks of both must not meet in one film.
 DECISIVE_PACKAGES = ("torch", "diffusers", "av", "pillow")
 
@@ -59,12 +61,18 @@ def plan_job(job: Job) -> Plan:
 
 
 def _key(job: Job, identity: Identity, *writing: object) -> str:
-    model = asdict(job.model) | {"model": job.model_fingerprint}
+    model = asdict(job.model) | {"model": job.model_fingerprint, **_tiling_version(job)}
     threads = job.settings.limits.cpu_threads
     versions = [__version__, *(version(package) for package in DECISIVE_PACKAGES)]
     source = [os.fsencode(job.source).hex(), str(identity)]
     parts = [versions, source, model, threads, *(repr(each) for each in writing)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _tiling_version(job: Job) -> dict[str, str]:
+    """What sets apart pieces of earlier versions whose tiles overlapped by less than half."""
+    tile = job.model.tile
+    return {} if tile is None or tile % HALVED == 0 else {"overlap": "half"}
 
 
 def _plan_film(job: Job, identity: Identity) -> Plan:

@@ -24,35 +24,29 @@ from ..media.image import image_format, read_image, write_image
 from ..records import ImageTask, Task, VideoTask, output_size
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
-from ..wire.events import Progress
+from ..wire.events import AttemptProgress, Progress
 from ..wire.tasks import parse_task
-from .device import Restorer, memory_errors, quantised
+from .device import DeviceRestorer, memory_errors, quantised
 from .overlap import read_ahead, write_behind
 from .serving import serve
 
 QUEUED_FRAMES = 2
 
 
-def restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
+def restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
     """Decode, restore and encode one chunk into `task.output`; anew if memory runs out."""
+    attempt = AttemptProgress(progress)
     while True:
-        told = 0
-
-        def tell(frames: int) -> None:
-            nonlocal told
-            told += frames
-            progress(frames)
-
         try:
             with memory_errors():
-                _restore_chunk(task, restorer, tell)
+                _restore_chunk(task, restorer, attempt)
             return
         except MemoryError as error:
             restorer.spare_memory(task.model, error)
-            progress(-told)
+            attempt.take_back()
 
 
-def _restore_chunk(task: VideoTask, restorer: Restorer, progress: Progress) -> None:
+def _restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
     size = film_size(task.info, task.video, task.model.scale)
     top = 65535 if task.info.depth > 8 else 255
     with (
@@ -82,7 +76,7 @@ def _arrays(restored: Iterable[Tensor], top: int) -> Iterator[Pixels]:
         yield pixels
 
 
-def restore_image(task: ImageTask, restorer: Restorer, progress: Progress) -> None:
+def restore_image(task: ImageTask, restorer: DeviceRestorer, progress: Progress) -> None:
     """Read, restore and write one picture into `task.output`."""
     image = read_image(task.info)
     height, width = image.pixels.shape[:2]
@@ -92,7 +86,7 @@ def restore_image(task: ImageTask, restorer: Restorer, progress: Progress) -> No
     progress(1)
 
 
-def perform(task: Task, restorer: Restorer, progress: Progress) -> float:
+def perform(task: Task, restorer: DeviceRestorer, progress: Progress) -> float:
     """Do one task; its seconds. Raises InvsrError."""
     began = time.monotonic()
     if task.kind == "video":
@@ -112,7 +106,7 @@ def main() -> None:
         print(json.dumps([f"cuda:{index}" for index in range(torch.cuda.device_count())]))
         return
     _make_repeatable(arguments.threads)
-    restorer = Restorer(arguments.device)
+    restorer = DeviceRestorer(arguments.device)
     serve(lambda line, progress: perform(parse_task(line), restorer, progress))
 
 

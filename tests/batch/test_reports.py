@@ -10,27 +10,8 @@ import pytest
 
 from invsr_daemon.batch.reports import Course, Totals
 from invsr_daemon.errors import InputError
-from invsr_daemon.files.publishing import Manners
 from invsr_daemon.logs import lasting
-from invsr_daemon.records import Identity, ImageInfo, ImageTask
-from invsr_daemon.settings.settings import Settings
-from invsr_daemon.wire.plans import Job, Plan, Target
-
-
-def plan_of(work: Path, frames: int, finished: int) -> Plan:
-    """So many frames in as many chunks, of which some are finished."""
-    settings = Settings()
-    model = settings.model_settings(work)
-    info = ImageInfo(work / "a.png", "PNG", 4, 4, 8)
-    tasks = tuple(
-        ImageTask(info, model, settings.image_settings(), work / f"{number}.png") for number in range(frames)
-    )
-    for task in tasks[:finished]:
-        task.output.touch()
-    job = Job(info.path, Target(work, "b"), settings, model, "", "", Manners())
-    return Plan(
-        job, Identity(1, 2, 3), "key", work, work / "b.png", frames, tasks, film=None, layout=None, notes=()
-    )
+from tests.support.plans import plan_of
 
 
 def test_a_course_tells_speed_and_time_left_of_this_run(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from invsr_daemon.daemon import checks, daemon
 from invsr_daemon.daemon.inbox.arrivals import Watching
 from invsr_daemon.daemon.inbox.inbox import Inbox
 from invsr_daemon.pool import devices
-from invsr_daemon.pool.local import Pool
+from invsr_daemon.pool.local import LocalPool
 from invsr_daemon.settings.reading import load
 from invsr_daemon.store.store import STORE_FILE, Store
 from tests.conftest import DATA
@@ -512,7 +512,7 @@ def test_patience_ends(site: Site, drain_seconds: int, signals: int, said: str) 
     )
     site.drop(film(site.path / "film.mp4", 200))
     with site.daemon() as process:
-        wait_until(lambda: list(site.state.glob("work/**/chunk-*.partial")) != [], "a chunk is begun")
+        wait_until(lambda: list(site.state.glob("work/**/.chunk-*.partial")) != [], "a chunk is begun")
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: "stopping when" in site.log, "it has heard the first")
@@ -696,7 +696,7 @@ def test_a_worker_is_not_silent_before_it_has_something_to_do(site: Site, manage
         here = daemon.Daemon(settings, lambda: settings)
         await here._records.open()
         inbox = Inbox(Watching(site.inbox, 1, 1))
-        pool = Pool(("cpu",), 0)
+        pool = LocalPool(("cpu",), 0)
         async with inbox:
             here._rate.last -= 1e6
             await here._tell(pool, inbox, ("cpu",))

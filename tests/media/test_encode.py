@@ -18,6 +18,7 @@ from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
 from invsr_daemon.errors import ConfigError, DiskFullError, OutputError, ResourceError
+from invsr_daemon.media import encode
 from invsr_daemon.media.decode import RgbFrame, decode_chunk
 from invsr_daemon.media.encode import (
     chunk_suffix,
@@ -286,20 +287,29 @@ def test_an_exception_leaves_nothing_under_the_final_name(tmp_path: Path, codec:
 
 
 @CHUNK_FILES
-def test_litter_of_a_killed_run_is_written_over(tmp_path: Path, codec: str, suffix: str) -> None:
+def test_two_attempts_write_two_files_and_the_first_to_end_gives_the_name(
+    tmp_path: Path, codec: str, suffix: str
+) -> None:
     film = small_film(tmp_path)
     assert chunk_suffix(codec) == suffix
-    write_chunk(film, tmp_path / f"a{suffix}", codec=codec, preset="")
-    (tmp_path / "b.partial").write_bytes(bytes(10**6))
-    write_chunk(film, tmp_path / f"b{suffix}", codec=codec, preset="")
-    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
-    assert not (tmp_path / "b.partial").exists()
+    (tmp_path / "work").mkdir()
+    path = tmp_path / "work" / f"a{suffix}"
+    (chunk,) = plan_chunks(film, 99)
+    settings = video_settings(codec=codec, preset="")
+    with open_chunk(path, film.info, chunk, settings, 1.0) as slow:
+        write_chunk(film, path, codec=codec, preset="")
+        whole, inode = path.read_bytes(), path.stat().st_ino
+        for pts in chunk.pts[:1]:
+            slow.encode(RgbFrame(pts, np.zeros((48, 64, 3), np.uint8)))
+    assert (path.read_bytes(), path.stat().st_ino) == (whole, inode)
+    assert list(path.parent.iterdir()) == [path]
 
 
 @CHUNK_FILES
-def test_a_full_disk_passes(tmp_path: Path, codec: str, suffix: str) -> None:
+def test_a_full_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, suffix: str) -> None:
     film = small_film(tmp_path)
-    (tmp_path / "c.partial").symlink_to("/dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    monkeypatch.setattr(encode, "attempt_at", lambda _: tmp_path / "full")
     with pytest.raises(ResourceError, match="is full"):
         write_chunk(film, tmp_path / f"c{suffix}", codec=codec, preset="")
     assert not (tmp_path / f"c{suffix}").exists()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from invsr_daemon.errors import ConfigError, InputError, OutputError, ResourceError
+from invsr_daemon.media import image
 from invsr_daemon.media.extras import Extras
 from invsr_daemon.media.image import (
     LONGEST_SIDE,
@@ -409,8 +410,9 @@ def test_the_format_of_the_result(tmp_path: Path) -> None:
 def test_quality_reaches_the_encoder(tmp_path: Path, format: str) -> None:
     errors = []
     for quality in (20, 95):
-        write_image(Picture(smooth()), format, ImageSettings("same", quality), tmp_path / "a.bin")
-        errors.append(float(np.abs(read(tmp_path / "a.bin").pixels.astype(int) - smooth()).mean()))
+        path = tmp_path / f"{quality}.bin"
+        write_image(Picture(smooth()), format, ImageSettings("same", quality), path)
+        errors.append(float(np.abs(read(path).pixels.astype(int) - smooth()).mean()))
     assert errors[1] < errors[0]
     assert errors[1] < 2.5
 
@@ -425,19 +427,21 @@ def test_the_same_picture_gives_the_same_bytes(tmp_path: Path) -> None:
     for format in SUFFIX:
         for picture in (Picture(RGB8, extras=Extras(icc_profile=PROFILE)), Picture(RGB16)):
             written = []
-            for _ in range(2):
-                write_image(picture, format, SAME, tmp_path / "a.bin")
-                written.append((tmp_path / "a.bin").read_bytes())
+            for name in ("a.bin", "b.bin"):
+                write_image(picture, format, SAME, tmp_path / name)
+                written.append((tmp_path / name).read_bytes())
+                (tmp_path / name).unlink()
             assert written[0] == written[1]
 
 
 def test_writing_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputError, match="writing PNG into /proc failed"):
         write_image(Picture(RGB8), "PNG", SAME, Path("/proc/a.png"))
-    (tmp_path / "a.partial").symlink_to("/dev/full")
-    with pytest.raises(ResourceError, match="is full"):
-        write_image(Picture(RGB16), "PNG", SAME, tmp_path / "a.png")
-    (tmp_path / "a.partial").unlink()
+    (tmp_path / "full").symlink_to("/dev/full")
+    with monkeypatch.context() as patch:
+        patch.setattr(image, "attempt_at", lambda _: tmp_path / "full")
+        with pytest.raises(ResourceError, match="is full"):
+            write_image(Picture(RGB16), "PNG", SAME, tmp_path / "a.png")
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -20,14 +20,14 @@ from invsr_daemon.restorers.tiling import TilePlan, Tiling, plan_tiles
 
 SMALL = plan_tiles(64, 96, Tiling(32, 16, 16))
 LARGE = plan_tiles(64, 96, Tiling(64, 32, 16))
-DRAWS: tuple[Draw, ...] = ("noise_predictor", "vae")
+PREDICTOR, VAE = DRAWS = (Draw("noise_predictor", 4), Draw("vae", 4))
 
 
-def whole(source: NoiseSource, plan: TilePlan, draw: Draw = "vae") -> Tensor:
+def whole(source: NoiseSource, plan: TilePlan, draw: Draw = VAE) -> Tensor:
     """The canvas that the tiles make up; fails where two tiles disagree."""
     canvas = torch.full((4, plan.height // 2, plan.width // 2), torch.nan)
     for tile in plan.tiles:
-        values = source.tile(draw, plan, tile, 4)
+        values = source.tile(draw, plan, tile)
         place = canvas[
             :, tile.top // 2 : (tile.top + tile.height) // 2, tile.left // 2 : (tile.left + tile.width) // 2
         ]
@@ -47,12 +47,10 @@ def test_noise_does_not_depend_on_the_tile_size() -> None:
 
 
 def test_noise_does_not_depend_on_what_was_asked_before() -> None:
-    forward = [CanvasNoise(3).tile(draw, SMALL, tile, 4) for draw in DRAWS for tile in SMALL.tiles]
+    forward = [CanvasNoise(3).tile(draw, SMALL, tile) for draw in DRAWS for tile in SMALL.tiles]
     noise_module._field.cache_clear()
     torch.randn(17)
-    backward = [
-        CanvasNoise(3).tile(draw, SMALL, tile, 4) for draw in DRAWS[::-1] for tile in SMALL.tiles[::-1]
-    ]
+    backward = [CanvasNoise(3).tile(draw, SMALL, tile) for draw in DRAWS[::-1] for tile in SMALL.tiles[::-1]]
     assert all(torch.equal(a, b) for a, b in zip(forward, backward[::-1], strict=True))
 
 
@@ -85,7 +83,7 @@ def test_neighbouring_seeds_are_independent(seed: int) -> None:
 
 def test_draws_are_standard_normal() -> None:
     plan = plan_tiles(512, 512, Tiling(512, 0, 16))
-    values = CanvasNoise(5).tile("vae", plan, plan.tiles[0], 4)
+    values = CanvasNoise(5).tile(VAE, plan, plan.tiles[0])
     assert abs(values.mean()) < 0.01
     assert abs(values.var() - 1) < 0.02
     assert 2.5 < (values**4).mean() < 3.5
@@ -99,15 +97,15 @@ def test_given_noise_is_handed_out_by_tile_and_draw() -> None:
     count = len(SMALL.tiles)
     given = GivenNoise(torch.rand(count, 4, 16, 16), torch.rand(count, 4, 16, 16))
     for tile in SMALL.tiles:
-        assert torch.equal(given.tile("noise_predictor", SMALL, tile, 4), given.noise_predictor[tile.index])
-        assert torch.equal(given.tile("vae", SMALL, tile, 4), given.vae[tile.index])
+        assert torch.equal(given.tile(PREDICTOR, SMALL, tile), given.noise_predictor[tile.index])
+        assert torch.equal(given.tile(VAE, SMALL, tile), given.vae[tile.index])
 
 
 def test_a_batch_is_its_tiles_in_order() -> None:
     tiles = [SMALL.tiles[4], SMALL.tiles[0]]
-    batch = stacked([CanvasNoise(3)] * len(tiles), "vae", SMALL, tiles, 4)
+    batch = stacked([CanvasNoise(3)] * len(tiles), VAE, SMALL, tiles)
     for row, tile in zip(batch, tiles, strict=True):
-        assert torch.equal(row, CanvasNoise(3).tile("vae", SMALL, tile, 4))
+        assert torch.equal(row, CanvasNoise(3).tile(VAE, SMALL, tile))
 
 
 # Noise that follows the content
@@ -134,8 +132,8 @@ def wavy(seed: int) -> Trace:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_moved_noise_is_as_normal_as_any(draw: Draw, share: float) -> None:
     moved = MovedNoise(CanvasNoise(3), wavy(1), wavy(2), share)
-    values = moved.tile(draw, FILM, FILM.tiles[0], 4)
-    assert values.shape == CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], 4).shape
+    values = moved.tile(draw, FILM, FILM.tiles[0])
+    assert values.shape == CanvasNoise(3).tile(draw, FILM, FILM.tiles[0]).shape
     assert abs(values.mean().item()) < 0.03
     assert values.std().item() == pytest.approx(1, abs=0.02)
     quarters = [part.std().item() for half in values.chunk(2, 1) for part in half.chunk(2, 2)]
@@ -148,7 +146,7 @@ def test_moved_grain_has_unit_variance_everywhere(share: float) -> None:
         MovedNoise(CanvasNoise(3), wavy(1), wavy(2), share),
         MovedNoise(CanvasNoise(3), trace(0.1, 0.2), trace(-0.1, 0), share),
     ):
-        grain = moved.grain(FILM)
+        grain = moved.grain(FILM, 4)
         assert grain.shape == (4 * FILM.height, 4 * FILM.width)
         assert abs(grain.mean().item()) < 0.03
         quarters = [part.std().item() for half in grain.chunk(2, 0) for part in half.chunk(2, 1)]
@@ -156,10 +154,10 @@ def test_moved_grain_has_unit_variance_everywhere(share: float) -> None:
 
 
 def test_grain_stays_where_nothing_moved_and_is_the_anchor_s() -> None:
-    still = MovedNoise(CanvasNoise(3), trace(0, 0), trace(0, 0), share=0.4).grain(FILM)
-    assert torch.allclose(still, AnchorNoise(CanvasNoise(3)).grain(FILM), atol=1e-5)
+    still = MovedNoise(CanvasNoise(3), trace(0, 0), trace(0, 0), share=0.4).grain(FILM, 4)
+    assert torch.allclose(still, AnchorNoise(CanvasNoise(3)).grain(FILM, 4), atol=1e-5)
     unseen = Trace(torch.ones(2, FILM.height, FILM.width), torch.zeros(FILM.height, FILM.width) > 0)
-    neither = MovedNoise(CanvasNoise(3), unseen, unseen, share=0.4).grain(FILM)
+    neither = MovedNoise(CanvasNoise(3), unseen, unseen, share=0.4).grain(FILM, 4)
     assert torch.allclose(neither, still, atol=1e-5), "what neither anchor sees takes its own place's"
 
 
@@ -167,7 +165,7 @@ def test_grain_stays_where_nothing_moved_and_is_the_anchor_s() -> None:
 def test_grain_moves_as_smoothly_as_what_it_lies_on(x: float, y: float) -> None:
     """By a tenth of a small pixel, at any fraction of one: noise of whole cells would change by a third."""
     one, other = (
-        MovedNoise(CanvasNoise(3), trace(x + step, y), trace(0, 0), share=0.0).grain(FILM)
+        MovedNoise(CanvasNoise(3), trace(x + step, y), trace(0, 0), share=0.0).grain(FILM, 4)
         for step in (0.0, 0.025)
     )
     assert (other - one)[16:-16, 16:-16].std().item() < 0.2
@@ -176,7 +174,7 @@ def test_grain_moves_as_smoothly_as_what_it_lies_on(x: float, y: float) -> None:
 @pytest.mark.parametrize("displacement", [0.0, 0.13, 0.25, 3.4])
 def test_grain_is_as_coarse_between_pixels_as_on_them(displacement: float) -> None:
     """All over the picture: in no frame of a pan is it sharper than in others."""
-    grain = MovedNoise(CanvasNoise(3), trace(displacement, 0), trace(0, 0), share=0.0).grain(FILM)
+    grain = MovedNoise(CanvasNoise(3), trace(displacement, 0), trace(0, 0), share=0.0).grain(FILM, 4)
     alike = (grain[:, 1:] * grain[:, :-1]).mean().item()
     assert alike == pytest.approx(0.4, abs=0.03)
 
@@ -184,7 +182,7 @@ def test_grain_is_as_coarse_between_pixels_as_on_them(displacement: float) -> No
 @pytest.mark.parametrize("height", [16, 160])
 def test_grain_is_clumped_along_rows_and_columns(height: int) -> None:
     plan = plan_tiles(height, 512, Tiling(512, 0, 8))
-    grain = CanvasNoise(5).grain(plan)
+    grain = CanvasNoise(5).grain(plan, 4)
     assert grain.shape == (4 * plan.height, 4 * plan.width)
     assert grain.std().item() == pytest.approx(1, abs=0.02)
 
@@ -201,32 +199,32 @@ def test_grain_is_clumped_along_rows_and_columns(height: int) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_where_nothing_moved_noise_stays_exactly(draw: Draw, share: float) -> None:
     moved = MovedNoise(CanvasNoise(3), trace(0, 0), trace(0, 0), share)
-    same = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], 4)
-    assert torch.equal(moved.tile(draw, FILM, FILM.tiles[0], 4), same)
+    same = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0])
+    assert torch.equal(moved.tile(draw, FILM, FILM.tiles[0]), same)
 
 
 @pytest.mark.parametrize("draw", DRAWS)
 def test_noise_is_fetched_from_where_the_content_was(draw: Draw) -> None:
     moved = MovedNoise(CanvasNoise(3), trace(8, 0), trace(-4, 2), share=0.0)
-    values = moved.tile(draw, FILM, FILM.tiles[0], 4)
-    canvas = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0], 4)
+    values = moved.tile(draw, FILM, FILM.tiles[0])
+    canvas = CanvasNoise(3).tile(draw, FILM, FILM.tiles[0])
     assert torch.equal(values[:, :, :-4], canvas[:, :, 4:])  # a cell is two LR pixels wide
 
 
 def test_what_one_anchor_does_not_see_takes_the_other_ones_noise() -> None:
     unseen = Trace(torch.zeros(2, FILM.height, FILM.width), torch.zeros(FILM.height, FILM.width) > 0)
     tile, canvas = FILM.tiles[0], CanvasNoise(3)
-    only_after = MovedNoise(canvas, unseen, trace(0, 8), share=0.25).tile("vae", FILM, tile, 4)
-    assert torch.equal(only_after[:, :-4], canvas.tile("vae", FILM, tile, 4)[:, 4:])
-    neither = MovedNoise(canvas, unseen, unseen, share=0.25).tile("vae", FILM, tile, 4)
-    assert torch.equal(neither, canvas.tile("vae", FILM, tile, 4))
+    only_after = MovedNoise(canvas, unseen, trace(0, 8), share=0.25).tile(VAE, FILM, tile)
+    assert torch.equal(only_after[:, :-4], canvas.tile(VAE, FILM, tile)[:, 4:])
+    neither = MovedNoise(canvas, unseen, unseen, share=0.25).tile(VAE, FILM, tile)
+    assert torch.equal(neither, canvas.tile(VAE, FILM, tile))
 
 
 def test_noise_changes_evenly_from_anchor_to_anchor() -> None:
     steps = [
-        MovedNoise(CanvasNoise(3), trace(10, 0), trace(-10, 0), share / 8).tile(
-            "vae", FILM, FILM.tiles[0], 4
-        )[:, :, 8:-8]
+        MovedNoise(CanvasNoise(3), trace(10, 0), trace(-10, 0), share / 8).tile(VAE, FILM, FILM.tiles[0])[
+            :, :, 8:-8
+        ]
         for share in range(9)
     ]
     changes = [(b - a).std().item() for a, b in pairwise(steps)]

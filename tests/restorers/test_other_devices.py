@@ -20,6 +20,7 @@ from invsr_daemon import InvSR
 from invsr_daemon.restorers.color_fix import ColorFix
 from invsr_daemon.restorers.film.averaging import FilmFrame
 from invsr_daemon.restorers.film.restorer import FilmRestorer
+from invsr_daemon.restorers.invsr.model import InvSRNetworks
 from invsr_daemon.restorers.options import Options
 from tests.support.shots import crop, pan, photograph, still_shot, with_cut, with_object
 
@@ -106,7 +107,7 @@ def in_memory(value: Any) -> Any:
 def away() -> InvSR:
     """The embedded model on DEVICE."""
     near = InvSR.load("default")
-    parts = near._parts
+    parts = near.restorer.parts
     for network in (parts.vae, parts.unet, parts.noise_predictor):
         for module in network.modules():
             tensors: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -114,7 +115,7 @@ def away() -> InvSR:
                 named.update(
                     {name: Pretending(each.data) for name, each in named.items() if each is not None}
                 )
-    return InvSR(parts, DEVICE, torch.float32)
+    return InvSR(InvSRNetworks(parts, DEVICE, torch.float32))
 
 
 FILMS: dict[str, Callable[[], Sequence[FilmFrame]]] = {

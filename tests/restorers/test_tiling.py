@@ -108,7 +108,19 @@ def test_a_large_picture_grows_at_right_and_bottom() -> None:
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (-16, 0), (24, 0), (32, 32), (32, 8), (32, -16)])
 def test_tilings_that_cannot_be_are_refused(tile: int, overlap: int) -> None:
     with pytest.raises(ValueError, match="must be a multiple of 16"):
-        Tiling(tile, overlap, 16)
+        Tiling(tile, overlap, 16, fill_tile=False)
+
+
+@pytest.mark.parametrize("overlap", [32, 7, -2])
+def test_tiles_of_one_size_begin_where_draws_do(overlap: int) -> None:
+    with pytest.raises(ValueError, match="overlap must be a multiple of 2 below 32"):
+        Tiling(32, overlap, 16)
+
+
+def test_stride_is_half_a_tile_also_where_that_is_no_multiple() -> None:
+    plan = plan_tiles(64, 96, Tiling(48, 24, 16))
+    corners = [(tile.top, tile.left) for tile in plan.tiles]
+    assert corners == [(0, 0), (0, 24), (0, 48), (16, 0), (16, 24), (16, 48)]
 
 
 @given(st.data())

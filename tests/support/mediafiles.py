@@ -327,6 +327,7 @@ def encode_chunks(film: Film, folder: Path, settings: VideoSettings, target: int
     files, suffix = [], chunk_suffix(settings.codec)
     for chunk in plan_chunks(film, target):
         file = ChunkFile(chunk, folder / f"{film.info.path.stem}-{chunk.index}{suffix}")
+        file.path.unlink(missing_ok=True)  # of other settings
         with open_chunk(file.path, film.info, chunk, settings, 1.0) as encoder:
             for frame in decode_chunk(film.info, chunk):
                 encoder.encode(frame)

@@ -120,7 +120,7 @@ def test_the_result_is_a_model_together_with_its_base(
     assert restored.shape == (1, 3, 64, 64)
     # Or by hand: a folder noise_predictor/ goes before a bare state.
     shutil.copytree(out / "noise_predictor", model / "noise_predictor")
-    assert isinstance(InvSR.load(model)._parts.noise_predictor, NoisePredictor)
+    assert isinstance(InvSR.load(model).restorer.parts.noise_predictor, NoisePredictor)
 
 
 def test_half_precision_bases_are_trained_on_in_float32(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from invsr_daemon.errors import ResourceError
 from invsr_daemon.records import ModelSettings, TemporalSettings
 from invsr_daemon.restorers.film.pipeline import Pixels
-from invsr_daemon.workers.device import Restorer
+from invsr_daemon.workers.device import DeviceRestorer
 
 
 def too_little_device_memory() -> None:
@@ -55,9 +55,9 @@ def settings(model: Path) -> ModelSettings:
 def test_out_of_memory_means_smaller_tiles_also_for_the_next_frames(
     tiny_model_dir: Path, caplog: pytest.LogCaptureFixture, run_out: Callable[[], None]
 ) -> None:
-    restorer, asked = Restorer("cpu"), settings(tiny_model_dir)
+    restorer, asked = DeviceRestorer("cpu"), settings(tiny_model_dir)
     pixels: Pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    unet = restorer.model(asked)._parts.unet
+    unet = restorer.model(asked).restorer.parts.unet
     with little_memory(unet, 16, run_out) as sides:  # latents of a tile of 32
         first = restorer.image(pixels, asked, (256, 256), lambda: None)
         assert sides[0] == 32
@@ -73,7 +73,7 @@ def test_out_of_memory_means_smaller_tiles_also_for_the_next_frames(
 def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
     tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    restorer, asked = Restorer("cuda:0"), settings(tiny_model_dir)
+    restorer, asked = DeviceRestorer("cuda:0"), settings(tiny_model_dir)
     assert restorer._options(asked, (256, 256)).canvas_device is None
     restorer.spare_memory(asked, MemoryError())
     options = restorer._options(asked, (256, 256))
@@ -84,15 +84,15 @@ def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
 def test_signs_of_life_from_a_picture(tiny_model_dir: Path) -> None:
     signs: list[int] = []
     pixels: Pixels = np.zeros((64, 96, 3), dtype=np.uint8)
-    Restorer("cpu").image(pixels, settings(tiny_model_dir), (384, 256), lambda: signs.append(1))
+    DeviceRestorer("cpu").image(pixels, settings(tiny_model_dir), (384, 256), lambda: signs.append(1))
     assert len(signs) == 2
 
 
 def test_no_memory_for_the_smallest_tile_is_a_failure_that_may_pass(tiny_model_dir: Path) -> None:
-    restorer, asked = Restorer("cpu"), settings(tiny_model_dir)
+    restorer, asked = DeviceRestorer("cpu"), settings(tiny_model_dir)
     pixels: Pixels = np.zeros((64, 64, 3), dtype=np.uint8)
     with (
-        little_memory(restorer.model(asked)._parts.unet, largest_side=0),
+        little_memory(restorer.model(asked).restorer.parts.unet, largest_side=0),
         pytest.raises(ResourceError, match="does not suffice") as caught,
     ):
         restorer.image(pixels, asked, (256, 256), lambda: None)
@@ -117,6 +117,6 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_matrix_units(
     chosen: torch.dtype,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    model = Restorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
+    model = DeviceRestorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
     assert model.dtype == chosen
-    assert next(model._parts.unet.parameters()).dtype == chosen
+    assert next(model.restorer.parts.unet.parameters()).dtype == chosen

@@ -11,7 +11,7 @@ from .averaging import Averaged
 
 
 class Moment:
-    """A frame on its way: its canvas [3,4H,4W] is computed when it is first asked for."""
+    """A frame on its way: its canvas [3,scale*H,scale*W] is computed when it is first asked for."""
 
     def __init__(self, averaged: Averaged, noise: NoiseSource, compute: Callable[[], Tensor]) -> None:
         self.averaged = averaged

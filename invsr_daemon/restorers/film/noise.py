@@ -26,11 +26,11 @@ class AnchorNoise:
 
     canvas: CanvasNoise
 
-    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        return self.canvas.tile(draw, plan, tile, channels)
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile) -> Tensor:
+        return self.canvas.tile(draw, plan, tile)
 
-    def grain(self, plan: TilePlan) -> Tensor:
-        grain = self.canvas.drawn_grain(plan, FILM_CLUMPS)
+    def grain(self, plan: TilePlan, scale: int) -> Tensor:
+        grain = self.canvas.drawn_grain(plan, scale, FILM_CLUMPS)
         result = torch.empty_like(grain)
         for top in range(0, len(grain), ROWS):
             still = torch.zeros(2, min(ROWS, len(grain) - top), grain.shape[1])
@@ -57,13 +57,14 @@ class MovedNoise:
         self._before = before
         self._after = after
         self._share = share
-        self._cells: tuple[Tensor, ...] = ()
+        self._cells: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
-    def tile(self, draw: Draw, plan: TilePlan, tile: Tile, channels: int) -> Tensor:
-        field = self._canvas.field(draw, plan, channels)
-        if not self._cells:
-            self._cells = self._found(plan, *field.shape[-2:])
-        before, after, first, second = (cut_field(each, tile) for each in self._cells)
+    def tile(self, draw: Draw, plan: TilePlan, tile: Tile) -> Tensor:
+        field = self._canvas.field(draw, plan)
+        grid = draw.grid(plan.height, plan.width)
+        if grid not in self._cells:
+            self._cells[grid] = self._found(plan, *grid)
+        before, after, first, second = (cut_field(each, tile, draw.cell) for each in self._cells[grid])
         flat = field.flatten(1)
         return flat[:, before] * first + flat[:, after] * second
 
@@ -77,10 +78,9 @@ class MovedNoise:
         after, seen_after = _sources(self._after, plan, thresholds)
         return before, after, *self._shares(seen_before, seen_after, before == after)
 
-    def grain(self, plan: TilePlan) -> Tensor:
-        grain = self._canvas.drawn_grain(plan, FILM_CLUMPS)
+    def grain(self, plan: TilePlan, scale: int) -> Tensor:
+        grain = self._canvas.drawn_grain(plan, scale, FILM_CLUMPS)
         result = torch.empty_like(grain)
-        scale = len(grain) // plan.height
         before, after = self._before.padded(plan), self._after.padded(plan)
         for top in range(0, plan.height, ROWS // scale):
             rows = slice(top, min(top + ROWS // scale, plan.height))

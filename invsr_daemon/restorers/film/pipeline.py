@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...records import TemporalSettings
-from ..invsr.model import InvSR
 from ..noise import CanvasNoise
 from ..options import Options
+from ..tiled import PictureRestorer
 from . import flow as motion
 from .averaging import FilmFrame
 from .restorer import FilmRestorer
@@ -82,7 +82,7 @@ def _tensors(found: motion.Motion) -> Motion:
 
 
 def restore_film(
-    model: InvSR,
+    model: PictureRestorer,
     frames: Iterable[FilmFrame],
     wanted: range,
     options: Options,
@@ -111,7 +111,7 @@ def restore_film(
 
 
 def _each_by_itself(
-    model: InvSR,
+    model: PictureRestorer,
     frames: Iterable[FilmFrame],
     wanted: range,
     options: Options,

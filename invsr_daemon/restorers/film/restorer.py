@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ..blending import Blend, cut, reflect_pad
-from ..invsr.model import InvSR, picture_of
 from ..noise import CanvasNoise, NoiseSource
-from ..options import SCALE, Options, Unit
+from ..options import Options, Unit
+from ..tiled import PictureRestorer, picture_of
 from ..tiling import Tile, TilePlan, plan_tiles
 from .averaging import Averaged, FilmFrame, average, pixels_changed
 from .coverage import box_around, pixels_covered, tiles_touched
@@ -54,7 +54,7 @@ class FilmRestorer:
 
     def __init__(
         self,
-        model: InvSR,
+        model: PictureRestorer,
         options: Options,
         *,
         seed: int,
@@ -69,6 +69,7 @@ class FilmRestorer:
         Raises ValueError if the model cannot take the options' tile.
         """
         self._model = model
+        self.scale = model.scale
         self._options = options
         self._canvas_noise = CanvasNoise(seed)
         self._anchor_noise = AnchorNoise(self._canvas_noise)
@@ -212,7 +213,7 @@ class FilmRestorer:
         for unit, output in self._model.sampled(padded, units, plan, noises, self._options):
             self._alive()
             for whole, inside in pieces[unit]:
-                part = cut(output, _within(whole, unit.tile), SCALE)
+                part = cut(output, _within(whole, unit.tile), self.scale)
                 blends[unit.frame].add_block(0, whole, inside, part.to(self._canvas_device))
         return blends
 
@@ -224,8 +225,8 @@ class FilmRestorer:
         return covering(plan, tiles, self._halo, most.tile)
 
     def _blend(self, plan: TilePlan, ground: Tensor | None) -> Blend:
-        shape = (1, plan.height * SCALE, plan.width * SCALE)
-        return Blend(shape, plan, SCALE, self._canvas_device, None if ground is None else ground[None])
+        shape = (1, plan.height * self.scale, plan.width * self.scale)
+        return Blend(shape, plan, self.scale, self._canvas_device, None if ground is None else ground[None])
 
     def together(self, first: int) -> range:
         """The frames (by index) that are restored together with a frame: no more than are wanted."""
@@ -242,7 +243,7 @@ class FilmRestorer:
         moment = window[place]
         canvas, noise, pixels = moment.canvas(), moment.noise, moment.averaged.pixels
         plan = self.plan(moment.averaged)
-        own = picture_of(canvas, plan, pixels.shape[-2:])
+        own = picture_of(canvas, plan, pixels.shape[-2:], self.scale)
         beside = list(_beside(window, place))
         changing = moment.changing.union(*(other.changing for other, *_ in beside))
         if beside and changing:
@@ -250,7 +251,7 @@ class FilmRestorer:
             covered = pixels_covered(changing, plan, pixels.shape[-2:])
             there = covered.to(pixels.device)
             neighbours = [self._neighbour(moment, *each, there, plan) for each in beside]
-            fused = fuse(own, neighbours, box_around(covered), SCALE)
+            fused = fuse(own, neighbours, box_around(covered), self.scale)
             removed = (own.mean(0) - fused.mean(0))[None, None]  # no third picture
             self._finished = None
             return self._model.finish(fused[None], pixels[None], plan, [noise], self._options, removed)[0]
@@ -265,7 +266,7 @@ class FilmRestorer:
         pixels = own.averaged.pixels
         flow, trusted = flow.to(pixels), trusted.to(pixels.device)
         weight = agreement(pixels, other.averaged.pixels, flow, trusted & changing)
-        restored = picture_of(other.canvas(), plan, pixels.shape[-2:])
+        restored = picture_of(other.canvas(), plan, pixels.shape[-2:], self.scale)
         return Neighbour(restored, flow.to(restored), weight.to(restored))
 
 
@@ -311,7 +312,7 @@ class _Interval:
         blend = self._restored(place)
         whole_canvas = max(self._plan.height, self._plan.width)
         for whole, inside in merged(self._plan, self.changing - touched, whole_canvas):
-            blend.add_block(0, whole, inside, cut(previous.canvas(), whole, SCALE))
+            blend.add_block(0, whole, inside, cut(previous.canvas(), whole, self._film.scale))
         return blend.result()[0]
 
     def _restored(self, place: int) -> Blend:

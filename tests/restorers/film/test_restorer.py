@@ -53,7 +53,7 @@ def latents_of(model: InvSR) -> Iterator[list[tuple[int, ...]]]:
     def note(_: nn.Module, given: tuple[Any, ...]) -> None:
         shapes.append(tuple(given[0].shape))
 
-    hook = model._parts.unet.register_forward_pre_hook(note)
+    hook = model.restorer.parts.unet.register_forward_pre_hook(note)
     try:
         yield shapes
     finally:

@@ -89,7 +89,7 @@ def test_any_size_becomes_four_times_as_large(compact: InvSR, height: int, width
 
 def test_a_small_picture_is_not_blown_up_to_a_tile(compact: InvSR) -> None:
     seen = []
-    unet = compact._parts.unet
+    unet = compact.restorer.parts.unet
     hook = unet.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     try:
         compact.restore(torch.rand(1, 3, 20, 30), timesteps=(200, 100))
@@ -99,7 +99,7 @@ def test_a_small_picture_is_not_blown_up_to_a_tile(compact: InvSR) -> None:
 
 
 def test_no_text_condition_is_needed(compact: InvSR, compact_dir: Path) -> None:
-    assert compact._parts.prompt is None
+    assert compact.restorer.parts.prompt is None
     assert sorted(p.name for p in compact_dir.iterdir()) == [
         "invsr.json",
         "noise_predictor",

@@ -19,6 +19,7 @@ from invsr_daemon import InvSR
 from invsr_daemon.errors import ModelError
 from invsr_daemon.restorers import color_fix
 from invsr_daemon.restorers.color_fix import ColorFix
+from invsr_daemon.restorers.invsr.model import InvSRNetworks
 from invsr_daemon.restorers.noise import CanvasNoise, ZeroNoise
 from invsr_daemon.restorers.tiling import plan_tiles
 
@@ -50,7 +51,7 @@ class Calls:
 @contextmanager
 def counted(model: InvSR) -> Iterator[Calls]:
     calls = Calls()
-    parts = model._parts
+    parts = model.restorer.parts
     networks = {
         "encoder": parts.vae.encoder,
         "noise_predictor": parts.noise_predictor,
@@ -86,7 +87,7 @@ def little_memory(network: nn.Module, largest_batch: int) -> Iterator[None]:
 
 def unburdened(model: InvSR) -> InvSR:
     """The same networks, without what a model remembers of memory that did not suffice."""
-    return InvSR(model._parts, model.device, model.dtype)
+    return InvSR(InvSRNetworks(model.restorer.parts, model.device, model.dtype))
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_any_size_becomes_four_times_as_large(tiny_model: InvSR, height: int, wi
 
 def test_the_models_own_tile_is_the_default(tiny_model: InvSR) -> None:
     sizes = []
-    hook = tiny_model._parts.noise_predictor.register_forward_pre_hook(
+    hook = tiny_model.restorer.parts.noise_predictor.register_forward_pre_hook(
         lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:]))
     )
     try:
@@ -230,7 +231,7 @@ def test_guidance_doubles_the_calls_of_the_unet_and_changes_the_result(tiny_mode
 
 def test_guidance_leads_on_in_a_straight_line_away_from_the_negative_prompt(tiny_model: InvSR) -> None:
     latents: list[Tensor] = []
-    hook = tiny_model._parts.vae.decoder.register_forward_pre_hook(
+    hook = tiny_model.restorer.parts.vae.decoder.register_forward_pre_hook(
         lambda _, inputs: latents.append(inputs[0].clone())
     )
     try:
@@ -254,6 +255,12 @@ def test_every_tile_is_computed_once(tiny_model: InvSR, timesteps: tuple[int, ..
     once = {"encoder": tiles, "noise_predictor": tiles, "decoder": tiles}
     assert calls.tiles() == {**once, "unet": tiles * len(timesteps)}
     assert calls.batches["decoder"] == [tile_batch] * (tiles // tile_batch)
+
+
+def test_other_tiles_overlap_by_half_as_well(tiny_model: InvSR) -> None:
+    """Also where half a tile is no multiple of the model's: the reference's stride is half a tile."""
+    assert (tiny_model.tiling.multiple, tiny_model.tiling.tile) == (16, 128)
+    assert [tiny_model.tiling_for(tile).overlap for tile in (32, 48, 80, 112)] == [16, 24, 40, 56]
 
 
 # Arguments that do not fit
@@ -354,12 +361,12 @@ def test_overflow_in_half_precision_is_computed_again_in_float32(
     assert restored.isfinite().all()
     error = (restored - InvSR.load(folder).restore(x, tile=32)).square().mean()
     assert error < 10 ** (-30 / 10)
-    assert {p.dtype for p in half._parts.vae.parameters()} == {torch.float16}, "and back again"
+    assert {p.dtype for p in half.restorer.parts.vae.parameters()} == {torch.float16}, "and back again"
 
 
 def test_infinite_pixels_are_computed_again_and_not_white(tiny_model_dir: Path) -> None:
     half = InvSR.load(tiny_model_dir, dtype=torch.float16)
-    vae = half._parts.vae
+    vae = half.restorer.parts.vae
 
     def overflow(_: object, __: object, output: Tensor) -> Tensor:
         return output.fill_(torch.inf) if output.dtype == torch.float16 else output
@@ -388,7 +395,7 @@ def test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result(
     tiny_model = unburdened(tiny_model)
     x = pictures(40, 56, batch=2)
     expected = tiny_model.restore(x, tile=32, tile_batch=12)
-    module: Any = tiny_model._parts
+    module: Any = tiny_model.restorer.parts
     for name in network.split("."):
         module = getattr(module, name)
     with little_memory(module, largest_batch=3), counted(tiny_model) as calls:
@@ -403,14 +410,14 @@ def test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result(
 
 
 def test_no_memory_for_a_single_tile_is_an_error(tiny_model: InvSR) -> None:
-    with little_memory(tiny_model._parts.unet, 0), pytest.raises(torch.OutOfMemoryError):
+    with little_memory(tiny_model.restorer.parts.unet, 0), pytest.raises(torch.OutOfMemoryError):
         tiny_model.restore(pictures(24, 40), tile=32, tile_batch=2)
 
 
 def test_a_model_that_ran_out_of_memory_still_works(tiny_model: InvSR) -> None:
     x = pictures(24, 40)
     expected = tiny_model.restore(x, tile=32)
-    with little_memory(tiny_model._parts.unet, 0), pytest.raises(torch.OutOfMemoryError):
+    with little_memory(tiny_model.restorer.parts.unet, 0), pytest.raises(torch.OutOfMemoryError):
         tiny_model.restore(x, tile=32)
     assert torch.equal(tiny_model.restore(x, tile=32), expected)
 

@@ -1,0 +1,75 @@
+"""What jobs need of a pool: leases on workers by priority, and processes that read strangers' files.
+
+Local processes are one make of it (`local`); others may place workers on other machines. They only place
+workers and keep them alive: attempts, priorities and pauses are decided here and in `jobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from ..records import Task, VideoSettings
+from ..wire.events import Progress
+from ..wire.plans import Job, Plan, Priority
+
+
+class Worker(Protocol):
+    """Does one task at a time, on a device of its own."""
+
+    @property
+    def device(self) -> str:
+        """The device, as settings name it."""
+
+    async def run(self, task: Task, progress: Progress) -> float:
+        """Do a task; its seconds. `progress` is told of frames as they are done.
+
+        Raises what the worker reports (InvsrError); WorkerLostError if it dies or falls silent. Cancelled, it
+        leaves the task undone.
+        """
+
+
+class MediaReaders(Protocol):
+    """Read films and pictures for whoever must not be crashed by one."""
+
+    async def look(self, job: Job) -> Plan:
+        """The plan of a job. Raises InputError, ConfigError, WorkerLostError."""
+
+    async def join(self, plan: Plan, partial: Path) -> None:
+        """Put a plan's pieces together in `partial`. Raises InputError, OutputError, ResourceError."""
+
+    async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:
+        """For each of these settings why no film can be encoded with it, if so. Raises WorkerLostError."""
+
+
+class Pool(Protocol):
+    """Workers that come and go, leased to whoever is first in line."""
+
+    # Required
+
+    @property
+    def media(self) -> MediaReaders: ...
+
+    @property
+    def size(self) -> int:
+        """How many workers there are now; it may change at any time."""
+
+    @property
+    def busy(self) -> int:
+        """How many of them are leased."""
+
+    def lease(
+        self, priority: Priority = (), avoid: Worker | None = None
+    ) -> AbstractAsyncContextManager[Worker]:
+        """A worker for the block; it waits for one. Lower priorities come first, then who asked first.
+
+        `avoid`: rather another than this one, if there is another.
+        """
+
+    def pause(self) -> None:
+        """Lease no worker until `resume`; those that are leased go on."""
+
+    def resume(self) -> None:
+        """Lease workers again."""

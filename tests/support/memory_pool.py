@@ -1,0 +1,89 @@
+"""A pool in memory: no processes; each worker does what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from invsr_daemon.errors import InternalError
+from invsr_daemon.pool.leasing import Leases
+from invsr_daemon.pool.protocol import Worker
+from invsr_daemon.records import Task, VideoSettings
+from invsr_daemon.wire.events import Progress
+from invsr_daemon.wire.plans import Job, Plan, Priority
+
+Perform = Callable[["MemoryWorker", Task, Progress], Awaitable[float]]
+
+
+async def write(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    """The simplest work: the task's file is there at once."""
+    progress(1)
+    task.output.write_text(worker.device)
+    return 0.0
+
+
+class MemoryWorker:
+    """A worker that remembers the tasks it was given."""
+
+    def __init__(self, device: str, perform: Perform) -> None:
+        self.device = device
+        self.given: list[Task] = []
+        self._perform = perform
+
+    async def run(self, task: Task, progress: Progress) -> float:
+        self.given.append(task)
+        return await self._perform(self, task, progress)
+
+
+class NoMedia:
+    """Reads nothing: who needs plans and results takes real processes."""
+
+    async def look(self, job: Job) -> Plan:
+        raise InternalError("a pool in memory reads no files")
+
+    async def join(self, plan: Plan, partial: Path) -> None:
+        raise InternalError("a pool in memory joins no files")
+
+    async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:
+        return [None] * len(settings)
+
+
+class MemoryPool:
+    """Workers that are added and removed at will."""
+
+    def __init__(self, *devices: str, perform: Perform = write) -> None:
+        self.media = NoMedia()
+        self._perform = perform
+        self._leases = Leases(MemoryWorker(device, perform) for device in devices)
+
+    @property
+    def size(self) -> int:
+        return len(self._leases.workers)
+
+    @property
+    def busy(self) -> int:
+        return self._leases.busy
+
+    def add(self, device: str) -> MemoryWorker:
+        worker = MemoryWorker(device, self._perform)
+        self._leases.add(worker)
+        return worker
+
+    def remove(self, worker: MemoryWorker) -> None:
+        self._leases.remove(worker)
+
+    @property
+    def workers(self) -> tuple[MemoryWorker, ...]:
+        return self._leases.workers
+
+    def lease(
+        self, priority: Priority = (), avoid: Worker | None = None
+    ) -> AbstractAsyncContextManager[MemoryWorker]:
+        return self._leases.lease(priority, avoid)
+
+    def pause(self) -> None:
+        self._leases.pause()
+
+    def resume(self) -> None:
+        self._leases.resume()
