@@ -41,8 +41,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     for module, names in (
-        ("evaluate", ("Options", "evaluate_files")),
-        ("video", ("VideoOptions", "evaluate_films")),
+        ("evaluate_pictures", ("Options", "evaluate_files")),
+        ("evaluate_films", ("VideoOptions", "evaluate_films")),
     ):
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)
