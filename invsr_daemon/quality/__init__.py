@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .evaluate_films import VideoOptions, evaluate_films
-    from .evaluate_pictures import Options, evaluate_files
+    from .evaluate_films import VideoOptions, evaluate_film_files
+    from .evaluate_pictures import Options, evaluate_picture_files
 
-__all__ = ["Options", "VideoOptions", "evaluate_files", "evaluate_films", "picture_options", "video_options"]
+__all__ = [
+    "Options",
+    "VideoOptions",
+    "evaluate_film_files",
+    "evaluate_picture_files",
+    "picture_options",
+    "video_options",
+]
 
 
 def picture_options(given: Mapping[str, Any]) -> Options:
@@ -41,8 +48,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     for module, names in (
-        ("evaluate_pictures", ("Options", "evaluate_files")),
-        ("evaluate_films", ("VideoOptions", "evaluate_films")),
+        ("evaluate_pictures", ("Options", "evaluate_picture_files")),
+        ("evaluate_films", ("VideoOptions", "evaluate_film_files")),
     ):
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)
