@@ -1,7 +1,8 @@
 """What every test is held to: nothing may be left behind, and no error may pass in silence.
 
 A test fails if it leaves a child process, a thread or an open file, or if something logged an error
-(unless it is marked `logs_errors`).
+(unless it is marked `logs_errors`). A test that starts processes has to be marked `slow`; `mark_slow` does
+that for nearly all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 import pytest
 from hypothesis import settings
 
+from tests.support.slow import count_starts, mark_slow, started
+
 if TYPE_CHECKING:
     from invsr_daemon import InvSR
 
@@ -34,11 +37,28 @@ settings.register_profile("invsr", deadline=None, derandomize=True, database=Non
 settings.load_profile("invsr")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow(items)
+
+
+def pytest_sessionstart() -> None:
+    count_starts()
+
+
 @pytest.fixture(autouse=True)
 def no_stray_children() -> Iterator[None]:
     before = _children()
     yield
     _assert_none("child processes", lambda: _new(before, _children()))
+
+
+@pytest.fixture(autouse=True)
+def no_processes_unless_slow(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = len(started())
+    yield
+    if not request.node.get_closest_marker("slow"):
+        new = started()[before:]
+        assert not new, f"a test that starts processes is to be marked `slow`: {new}"
 
 
 @pytest.fixture(autouse=True)

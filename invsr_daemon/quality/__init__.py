@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .evaluate_films import FilmOptions, evaluate_films
-    from .evaluate_pictures import PictureOptions, evaluate_files
+    from .evaluate_films import FilmOptions, evaluate_film_files
+    from .evaluate_pictures import PictureOptions, evaluate_picture_files
 
 __all__ = [
     "FilmOptions",
     "PictureOptions",
-    "evaluate_files",
-    "evaluate_films",
+    "evaluate_film_files",
+    "evaluate_picture_files",
     "film_options",
     "picture_options",
 ]
@@ -48,8 +48,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     for module, names in (
-        ("evaluate", ("PictureOptions", "evaluate_files")),
-        ("video", ("FilmOptions", "evaluate_films")),
+        ("evaluate_pictures", ("PictureOptions", "evaluate_picture_files")),
+        ("evaluate_films", ("FilmOptions", "evaluate_film_files")),
     ):
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)

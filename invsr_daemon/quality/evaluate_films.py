@@ -193,8 +193,8 @@ WORK = {"predictor": "noise_predictor", "encode": "vae_encode", "UNet": "unet", 
 DIGITS = {**DECIMALS, "std": 3, "E_warp": 2, "change": 3, "beside motion": 3, "seam": 3, "seam b.m.": 3}
 
 
-def evaluate_films(paths: Sequence[Path], options: FilmOptions, say: Callable[[str], None]) -> str:
-    """`evaluate_files` for films, and photographs to make films of."""
+def evaluate_film_files(paths: Sequence[Path], options: FilmOptions, say: Callable[[str], None]) -> str:
+    """`evaluate_picture_files` for films, and photographs to make films of."""
     settings = load(options.config_file, {"seed": options.seed})
     _check(options)
     clips = open_clips(paths, options, settings)

@@ -173,7 +173,7 @@ class Report:
         return notes
 
 
-def evaluate_files(paths: Sequence[Path], options: PictureOptions, say: Callable[[str], None]) -> str:
+def evaluate_picture_files(paths: Sequence[Path], options: PictureOptions, say: Callable[[str], None]) -> str:
     """Measure, write the files that were asked for, and return the table.
 
     Args:

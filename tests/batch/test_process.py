@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 import sys
 import termios
 import time
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
-from av.packet import Packet
 from PIL import Image
 
-from tests.conftest import DATA
-from tests.support.command import Finished, Home, wait_until
-
-FRAMES = 40
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    (tmp_path / "small-chunks.yaml").write_text("video: {chunk_frames: 8, preset: ultrafast}\n")
-    return Home(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48x32, VFR, B-frames, with sound."""
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    rng = np.random.default_rng(1)
-    backdrop = rng.integers(0, 255, (32, 48 + FRAMES, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        video = container.add_stream(
-            "libx264", rate=25, options={"bf": "2", "preset": "ultrafast", "g": "16"}
-        )
-        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
-        video.codec_context.time_base = Fraction(1, 1000)
-        audio = container.add_stream("aac", rate=16000)
-        audio.layout = "mono"
-        for index in range(FRAMES):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(backdrop[:, index : index + 48]))
-            frame.pts, frame.time_base = index * 40 + (index % 3) * 7, Fraction(1, 1000)
-            container.mux(video.encode(frame))
-        for start in range(0, 16000, 1024):
-            tone = np.sin(np.arange(start, start + 1024) / 16000 * 2765).astype(np.float32)[None]
-            sound = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
-            sound.rate, sound.pts = 16000, start
-            container.mux(audio.encode(sound))
-        container.mux(video.encode(None))
-        container.mux(audio.encode(None))
-    return path
-
-
-def times(path: Path) -> list[Fraction]:
-    with av.open(str(path)) as container:
-        return [exact(frame) for frame in container.decode(video=0)]
-
-
-def exact(timed: av.VideoFrame | Packet[Any]) -> Fraction:
-    assert timed.pts is not None
-    assert timed.time_base is not None
-    return timed.pts * timed.time_base
-
-
-def sound(path: Path) -> list[tuple[Fraction, bytes]]:
-    with av.open(str(path)) as container:
-        packets = container.demux(container.streams.audio[0])
-        return [(exact(packet), bytes(packet)) for packet in packets if packet.size]
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+from tests.support.command import Finished, Home
+from tests.support.processing import FRAMES, SETTINGS, listing, sound, times
 
 
 def test_a_film_keeps_its_times_and_its_sound(home: Home, film: Path) -> None:
-    finished = home.run("process", film, "-o", "out/", "-c", "small-chunks.yaml")
+    finished = home.run("process", film, "-o", "out/", "-c", SETTINGS)
     assert finished.code == 0, finished.err
     result = home.path / "out" / "film.mp4"
     assert times(result) == times(film)
@@ -94,69 +32,8 @@ def test_a_film_keeps_its_times_and_its_sound(home: Home, film: Path) -> None:
     assert home.chunks() == []
 
 
-def test_two_workers_give_the_bytes_of_one(home: Home, film: Path) -> None:
-    for name, workers in (("one", "1"), ("two", "2")):
-        assert (
-            home.run("process", film, "-o", f"{name}/", "--workers", workers, "-c", "small-chunks.yaml").code
-            == 0
-        )
-    assert (home.path / "one/film.mp4").read_bytes() == (home.path / "two/film.mp4").read_bytes()
-
-
-def test_after_kill_9_only_unfinished_chunks_are_computed(home: Home, film: Path) -> None:
-    undisturbed = home.run("process", film, "-o", "undisturbed/", "-c", "small-chunks.yaml")
-    assert undisturbed.code == 0, undisturbed.err
-    command = ("process", film, "-o", "out/", "-c", "small-chunks.yaml", "--json")
-    with home.start(*command) as process:
-        wait_until(lambda: len(home.chunks()) >= 2, "two finished chunks")
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    finished_chunks = len(home.chunks())
-    home.wait_for_children()
-    assert listing(home.path / "out") == []
-
-    resumed = home.run(*command)
-    assert resumed.code == 0, resumed.err
-    (done,) = resumed.events("done")
-    assert done["frames"] == FRAMES
-    assert done["computed"] == FRAMES - 8 * finished_chunks
-    assert (home.path / "out/film.mp4").read_bytes() == (home.path / "undisturbed/film.mp4").read_bytes()
-
-
-def test_a_killed_worker_is_replaced(home: Home, film: Path) -> None:
-    with home.start("process", film, "-o", "out/", "-c", "small-chunks.yaml") as process:
-        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
-        for pid in home.workers():
-            os.kill(pid, signal.SIGKILL)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "attempt 1 of 3: the worker on cpu was killed by SIGKILL" in err
-    assert times(home.path / "out/film.mp4") == times(film)
-
-
-def test_one_interrupt_stops_cleanly_and_the_same_command_resumes(home: Home, film: Path) -> None:
-    command = ("process", film, "-o", "out/", "-c", "small-chunks.yaml", "--json")
-    with home.start(*command) as process:
-        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "run the same command again" in err
-    assert "Traceback" not in err
-    events = [json.loads(line) for line in out.splitlines()]
-    assert [event["event"] for event in events].count("interrupted") == 1
-    summary = events[-1]
-    assert (summary["event"], summary["unfinished"], summary["exit_code"]) == ("summary", 1, 130)
-    before = 8 * len(home.chunks())
-    resumed = home.run(*command)
-    assert resumed.code == 0, resumed.err
-    assert resumed.events("planned")[0]["done"] == before
-    assert resumed.events("progress")[0]["done"] == before
-    assert resumed.events("done")[0]["computed"] == FRAMES - before
-
-
 def test_a_place_that_takes_no_results_is_told_before_anything_is_computed(home: Home, film: Path) -> None:
-    finished = home.run("process", film, "-o", "/proc/not-here/", "-c", "small-chunks.yaml", "--json")
+    finished = home.run("process", film, "-o", "/proc/not-here/", "-c", SETTINGS, "--json")
     assert finished.code == 1
     assert "/proc/not-here cannot be written to" in finished.err
     assert finished.events("progress") == []
@@ -164,54 +41,6 @@ def test_a_place_that_takes_no_results_is_told_before_anything_is_computed(home:
     too_long = "long-" * 60 + ".mp4"
     for output in ("file/out/", f"out/{too_long}"):
         assert home.run("process", film, "-o", output, "--json").events("progress") == []
-    assert listing(home.path / "out") == []
-
-
-def test_finished_chunks_serve_another_place(home: Home, film: Path) -> None:
-    command = ("process", film, "-c", "small-chunks.yaml", "--json")
-    with home.start(*command, "-o", "out/") as process:
-        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
-    left = len(home.chunks())
-    resumed = home.run(*command, "-o", "elsewhere/")
-    assert resumed.code == 0, resumed.err
-    assert resumed.events("done")[0]["computed"] == FRAMES - 8 * left
-    again = home.run(*command, "-o", "out/")
-    assert again.events("done")[0]["computed"] == FRAMES, (
-        "that the other place has it says nothing of this one"
-    )
-    for folder in ("out", "elsewhere"):
-        assert home.run(*command, "-o", f"{folder}/").events("done")[0]["computed"] == 0
-
-
-def test_a_result_that_is_there_costs_another_place_no_chunks(home: Home, film: Path) -> None:
-    command = ("process", film, "-c", "small-chunks.yaml", "--json")
-    assert home.run(*command, "-o", "out/").code == 0
-    with home.start(*command, "-o", "elsewhere/") as process:
-        wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
-    left = len(home.chunks())
-    assert left
-    assert home.run(*command, "-o", "out/").events("done")[0]["was_there"]
-    assert len(home.chunks()) == left
-
-
-def test_two_interrupts_stop_at_once(home: Home, film: Path) -> None:
-    slow_model = DATA / "tiny-random"
-    with home.start("process", film, "-o", "out/", "--model", slow_model, "--json") as process:
-        assert process.stdout is not None
-        while '"progress"' not in process.stdout.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert time.monotonic() - began < 8
-    assert "Traceback" not in err
     assert listing(home.path / "out") == []
 
 
@@ -406,19 +235,6 @@ def test_the_same_command_again_finds_its_result(home: Home) -> None:
     assert again.code == 0
     assert again.events("done")[0]["computed"] == 0
     assert (home.path / "a_restored.png").stat().st_mtime_ns == before
-
-
-def test_seed_and_steps_decide_the_result(home: Home) -> None:
-    pixels = np.random.default_rng(3).integers(0, 255, (24, 24, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(home.path / "a.png")
-    variants = {"first": (), "again": (), "seeded": ("--seed", "1"), "stepped": ("--timesteps", "200,100")}
-    results = {}
-    for name, options in variants.items():
-        assert home.run("process", "a.png", "-o", f"{name}.png", *options).code == 0
-        with Image.open(home.path / f"{name}.png") as image:
-            results[name] = np.asarray(image).tobytes()
-    assert results["first"] == results["again"]
-    assert len(set(results.values())) == 3
 
 
 def test_any_setting_can_be_given(home: Home) -> None:

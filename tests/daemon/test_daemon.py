@@ -27,7 +27,6 @@ from invsr_daemon.pool.local import LocalPool
 from invsr_daemon.settings.reading import load
 from invsr_daemon.store.store import STORE_FILE, Store
 from tests.conftest import DATA
-from tests.promises import chaos
 from tests.support.command import PATIENCE_SECONDS, wait_until
 from tests.support.daemons import Site, contents, cpu_seconds, film, kill, picture, resident_bytes, stop
 
@@ -738,10 +737,3 @@ def test_what_cannot_work_is_refused_at_the_start(site: Site, settings: dict[str
     assert finished.code == 2
     assert said in finished.err
     assert "Traceback" not in finished.err
-
-
-def test_kills_at_random_moments_break_no_promise(tmp_path: Path) -> None:
-    """`python -m tests.promises.chaos` does more of it."""
-    found = chaos.run(tmp_path, kills=30, seed=1, say=print)
-    assert found.kills == 30
-    assert all(found.killed.values()), "some of each kind"

@@ -8,7 +8,7 @@ and those of sharp photographs each give a Gaussian in 36 dimensions; NIQE is th
 The statistics of sharp photographs are `niqe_pristine.npz`. They are fitted from photographs of our own, so
 numbers compare with each other, not with those of another fit:
 
-    python -m invsr_daemon.quality.niqe --photographs DIR --out FILE
+    python -m invsr_daemon.quality.metrics.niqe --photographs DIR --out FILE
 
 Details the paper leaves open follow its authors' release: full-range luma of 8 bits, C = 1, half size
 by antialiased bicubic, pairs of neighbours that go round within a patch. One addition: areas without
@@ -226,7 +226,9 @@ def _nearest_shape(wanted: Tensor) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fit the statistics of sharp photographs and store them."""
-    parser = argparse.ArgumentParser(prog="python -m invsr_daemon.quality.niqe", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m invsr_daemon.quality.metrics.niqe", description=main.__doc__
+    )
     parser.add_argument("--photographs", type=Path, required=True, help="folder, searched whole")
     parser.add_argument("--names", type=Path, default=TRAINING_LIST, help="a part of a path on each line")
     parser.add_argument("--longest-side", type=int, default=LONGEST_SIDE, help="reduce to this many pixels")
