@@ -10,7 +10,7 @@ import pytest
 
 from invsr_daemon.batch.reports import Course, Totals
 from invsr_daemon.errors import InputError
-from invsr_daemon.files.publishing import Manners
+from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.logs import lasting
 from invsr_daemon.records import Identity, ImageInfo, ImageTask
 from invsr_daemon.settings.settings import Settings
@@ -27,7 +27,7 @@ def plan_of(work: Path, frames: int, finished: int) -> Plan:
     )
     for task in tasks[:finished]:
         task.output.touch()
-    job = Job(info.path, Target(work, "b"), settings, model, "", "", Manners())
+    job = Job(info.path, Target(work, "b"), settings, model, "", "", PublishPolicy())
     return Plan(
         job, Identity(1, 2, 3), "key", work, work / "b.png", frames, tasks, film=None, layout=None, notes=()
     )
