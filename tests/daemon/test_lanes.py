@@ -69,19 +69,19 @@ class Working:
 
 @asynccontextmanager
 async def working(path: Path) -> AsyncIterator[Working]:
-    for name in ("inbox", "outbox"):
+    for name in ("inbox", "outbox", "state"):
         (path / name).mkdir()
     where = {name: str(path / name) for name in ("inbox", "outbox")}
-    settings = Settings.model_validate({**where, "state_dir": str(path)})
+    settings = Settings.model_validate({**where, "state_dir": str(path / "state")})
     live, stopping, gate = LiveSettings(settings, lambda: settings, Notifier(None)), asyncio.Event(), Gate()
     folders = Folders.of(settings)
-    ledger = Ledger(path / "jobs.sqlite", gate, stopping)
+    ledger = Ledger(path / "state" / "jobs.sqlite", gate, stopping)
     guard = FolderGuard(folders, lambda: settings)
     lanes = Lanes(ledger, gate, Outcomes(folders, live, ledger, gate, guard), stopping)
     attempts = Waiting(Pool(("cpu",), 0), live, ledger, Rate(), stopping)
     await ledger.open()
     try:
-        with Store.open(path / "jobs.sqlite") as store:
+        with Store.open(path / "state" / "jobs.sqlite") as store:
             async with asyncio.TaskGroup() as group:
                 lanes.start(group, attempts, 1)
                 yield Working(store, gate, lanes, RequestReader(ledger, gate, lanes), attempts, group)

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from invsr_daemon.daemon import progress
 from invsr_daemon.daemon.progress import RATE_SECONDS, Rate
 
 
@@ -16,7 +15,7 @@ def test_frames_of_the_last_minute_count(monkeypatch: pytest.MonkeyPatch) -> Non
     rate.add(60)
     assert rate.per_second() == 180 / RATE_SECONDS
     later = time.monotonic() + RATE_SECONDS + 1
-    monkeypatch.setattr(progress.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert rate.per_second() == 0
 
 
