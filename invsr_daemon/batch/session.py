@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .. import hub
 from ..errors import ConfigError, Interrupted, InvsrError, OutputExistsError, ResourceError
-from ..files.publishing import Manners, explaining, too_little_space
+from ..files.publishing import PublishPolicy, explaining, too_little_space
 from ..jobs.observing import Result
 from ..jobs.runner import run_job
+from ..jobs.stopping import TwoSignals, leave_now
 from ..jobs.workfolders import forget_loose
 from ..pool.devices import choose_devices
 from ..pool.local import LocalPool
@@ -32,7 +31,6 @@ from .targets import find_targets
 log = logging.getLogger(__name__)
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-DAY = 86_400.0
 
 
 def process_inputs(
@@ -50,22 +48,22 @@ def process_inputs(
     targets = find_targets(inputs, output, settings)
     if not targets.places:
         raise ConfigError("there is no film or picture in " + ", ".join(map(str, inputs)))
-    jobs = _jobs(targets.places, settings, Manners("overwrite" if overwrite else "fail"))
+    jobs = _jobs(targets.places, settings, PublishPolicy("overwrite" if overwrite else "fail"))
     devices = choose_devices(settings.devices, settings.workers)
     if settings.results.sidecar:
         log.warning("results.sidecar is for the daemon: `process` writes none")
-    forget_loose(settings.state_dir, time.time() - settings.keep_days * DAY)
+    forget_loose(settings.state_dir, time.time() - settings.keep_seconds)
     report: Report = Events() if as_json else Bars() if sys.stderr.isatty() else Report()
     session = _Session(settings, jobs, devices, report)
     report.begin(settings, devices, targets.left_out)
     return asyncio.run(session.run())
 
 
-def _jobs(places: Mapping[Path, Target], settings: Settings, manners: Manners) -> dict[Path, Job]:
+def _jobs(places: Mapping[Path, Target], settings: Settings, policy: PublishPolicy) -> dict[Path, Job]:
     model_dir = hub.require(settings.model, settings.models_dir)
     model, fingerprint = settings.model_settings(model_dir), hub.fingerprint(model_dir)
     return {
-        path: Job(path.resolve(), target, settings, model, fingerprint, str(target), manners)
+        path: Job(path.resolve(), target, settings, model, fingerprint, str(target), policy)
         for path, target in places.items()
     }
 
@@ -81,17 +79,13 @@ class _Session:
         self._devices = devices
         self._report = report
         self._owners: dict[Path, Path] = {}  # of results
-        self._stopping = asyncio.Event()
+        self._signals = TwoSignals(report.stopping)
         self._done: list[Result] = []
         self._failed: dict[Path, InvsrError] = {}
 
     async def run(self) -> int:
         """The exit code."""
-        loop = asyncio.get_running_loop()
-        everything = asyncio.current_task()
-        assert everything is not None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled, everything)
+        self._signals.listen()
         turns = asyncio.Semaphore(len(self._devices))
         try:
             limits = self._settings.limits
@@ -103,7 +97,7 @@ class _Session:
                     group.create_task(self._one(path, job, pool, turns))
         except asyncio.CancelledError:
             self._report.summary(self._totals())
-            _leave_now(INTERRUPTED)
+            leave_now(INTERRUPTED)
         totals = self._totals()
         self._report.summary(totals)
         return totals.exit_code
@@ -120,23 +114,15 @@ class _Session:
         wrong = all(isinstance(error, ConfigError) for error in self._failed.values())
         return USAGE if wrong and not self._done else FAILED
 
-    def _signalled(self, everything: asyncio.Task[Any]) -> None:
-        """First signal: finish the chunks under way. Second: now."""
-        if self._stopping.is_set():
-            everything.cancel()
-            return
-        self._stopping.set()
-        self._report.stopping()
-
     async def _one(self, path: Path, job: Job, pool: Pool, turns: asyncio.Semaphore) -> None:
         async with turns:
-            if self._stopping.is_set():
+            if self._signals.stopping.is_set():
                 return
             began = time.monotonic()
             watcher = _Watcher(path, self._report, self._claim)
             try:
                 await asyncio.to_thread(_check_space, job)
-                result = await run_job(job, pool, watcher, self._stopping)
+                result = await run_job(job, pool, watcher, self._signals.stopping)
             except Interrupted:
                 return
             except InvsrError as error:
@@ -187,10 +173,3 @@ class _Watcher:
 
     def ended(self, plan: Plan) -> None:
         self.report.ended(self.path)
-
-
-def _leave_now(code: int) -> NoReturn:
-    """End without waiting for threads, which cannot be cancelled: one may be syncing a long film."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,18 +14,29 @@ from typing import Any
 from .. import logs
 from ..errors import ConfigError
 from ..store import status
+from ..store.reading import Reading
+from ..store.requests import Requests
 from ..store.rows import STATES, JobRow, State
 from ..store.sqlite import StoreError
-from ..store.store import STORE_FILE, Store
+from ..store.store import STORE_FILE
 
 LOG_LINES = 20
 
 Say = Callable[[str], None]
 
 
-@contextmanager
-def opened(state_dir: Path) -> Iterator[Store]:
-    """The daemon's store. Raises ConfigError if there is none (opening would make one) or it is hidden."""
+def reading(state_dir: Path) -> Reading:
+    """The daemon's store, for questions. Raises ConfigError, StoreError, ResourceError."""
+    return Reading.open(_store_file(state_dir))
+
+
+def requests(state_dir: Path) -> Requests:
+    """The daemon's store, for requests. Raises ConfigError, StoreError, ResourceError."""
+    return Requests.open(_store_file(state_dir))
+
+
+def _store_file(state_dir: Path) -> Path:
+    """Raises ConfigError if there is no store, which opening it would make, or it cannot be seen."""
     path = state_dir / STORE_FILE
     try:
         there = path.exists()
@@ -35,13 +45,12 @@ def opened(state_dir: Path) -> Iterator[Store]:
         raise ConfigError(f"state_dir: {state_dir} cannot be looked into: {why}") from error
     if not there:
         raise ConfigError(f"no daemon has ever run on {state_dir}: give its -c FILE or --state-dir DIR")
-    with Store.open(path) as store:
-        yield store
+    return path
 
 
 def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
     """What the daemon is doing, and how many jobs are in which state."""
-    with opened(state_dir) as store:
+    with reading(state_dir) as store:
         counts, paused = store.counts(), store.paused_since()
         running = store.jobs({"running"}, limit=20)
     found = status.read(state_dir)
@@ -65,7 +74,7 @@ def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
 
 def show_jobs(state_dir: Path, states: Sequence[State], limit: int, say: Say, *, as_json: bool) -> None:
     """The latest jobs, one a line."""
-    with opened(state_dir) as store:
+    with reading(state_dir) as store:
         rows = store.jobs(states or STATES, limit)
     for row in rows:
         say(json.dumps(_plain(row)) if as_json else _line(row))
@@ -73,7 +82,7 @@ def show_jobs(state_dir: Path, states: Sequence[State], limit: int, say: Say, *,
 
 def show_job(state_dir: Path, job: int, say: Say, *, as_json: bool) -> None:
     """All that is known of one job."""
-    with opened(state_dir) as store:
+    with reading(state_dir) as store:
         row = store.job(job)
         moves, attempts, chunks = store.transitions(job), store.attempts(job), store.chunks(job)
     lines = logs.tail(state_dir, job, LOG_LINES)
@@ -98,7 +107,7 @@ def retry(state_dir: Path, jobs: Sequence[int], say: Say, *, failed: bool) -> No
     """Queue jobs again: these, or all that failed."""
     if failed == bool(jobs):
         raise ConfigError("retry: name jobs by their ids, or give --failed, not both")
-    with opened(state_dir) as store:
+    with requests(state_dir) as store:
         if failed:
             say(f"queued again: {logs.counted(store.retry_failed(time.time()), 'job')}")
 
@@ -111,10 +120,10 @@ def retry(state_dir: Path, jobs: Sequence[int], say: Say, *, failed: bool) -> No
 
 def cancel(state_dir: Path, jobs: Sequence[int], say: Say) -> None:
     """Cancel jobs; what is finished of them is kept for a retry."""
-    with opened(state_dir) as store:
+    with requests(state_dir) as store:
 
         def cancelled(job: int) -> str:
-            state = store.want_cancel(job, time.time())
+            state = store.request_cancel(job, time.time())
             return f"job {job} is {'being ' if state == 'running' else ''}cancelled"
 
         _for_each(jobs, cancelled, say)
@@ -134,14 +143,14 @@ def _for_each(jobs: Sequence[int], do: Callable[[int], str], say: Say) -> None:
 
 def pause(state_dir: Path, say: Say) -> None:
     """Let no further chunk begin."""
-    with opened(state_dir) as store:
+    with requests(state_dir) as store:
         store.pause(time.time())
     say("paused: chunks under way finish, no others begin")
 
 
 def resume(state_dir: Path, say: Say) -> None:
     """Undo `pause`."""
-    with opened(state_dir) as store:
+    with requests(state_dir) as store:
         was_paused = store.resume()
     say("going on" if was_paused else "nothing was paused")
 

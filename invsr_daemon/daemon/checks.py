@@ -15,16 +15,16 @@ from ..records import VideoSettings
 from ..settings.folders import Folders
 from ..settings.reading import examined
 from ..settings.settings import Settings
-from .intake import manners, owner_problem
+from .intake import owner_problem, publish_policy
 
 CHECK_SECONDS = 120.0  # for encoders to be tried; a broken driver may hang
 
 
-def check_names(settings: Settings) -> None:
+def require_names(settings: Settings) -> None:
     """Raise ModelError or, for an owner, ConfigError at once: no job of its preset could be done with it."""
     for each in settings.variants().values():
         hub.require(each.model, each.models_dir)
-        manners(each)
+        publish_policy(each)
 
 
 def _wrong_names(settings: Settings) -> Iterator[str]:
@@ -45,7 +45,7 @@ def _model_problem(settings: Settings) -> str | None:
     return None
 
 
-async def check_encoders(settings: Settings, media: MediaReaders) -> None:
+async def require_encoders(settings: Settings, media: MediaReaders) -> None:
     """Raise ConfigError for settings that every film of their preset would fail with."""
     if wrong := await _wrong_encoders(settings, media):
         raise ConfigError("; ".join(wrong))

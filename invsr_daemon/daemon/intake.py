@@ -10,11 +10,11 @@ from pathlib import Path
 
 from .. import hub
 from ..errors import ConfigError
-from ..files.publishing import Manners
+from ..files.publishing import PublishPolicy
 from ..jobs.workfolders import room_of
 from ..media.names import PICTURE_SUFFIXES
 from ..settings.settings import Settings
-from ..store.rows import JobRow, Kind, NewJob
+from ..store.rows import JobKind, JobRow, NewJob
 from ..wire.plans import Job, Target
 from .inbox.arrivals import Arrival
 
@@ -66,9 +66,17 @@ def thaw(text: str, now: Settings) -> Settings:
         raise ConfigError(f"its settings are of another version: {error}") from error
 
 
-def _kind(path: Path) -> Kind:
+def _kind(path: Path) -> JobKind:
     """Only a guess, for what is worked on side by side; the content decides later."""
     return "image" if path.suffix.lower() in PICTURE_SUFFIXES else "film"
+
+
+def attempts_for(row: JobRow, now: Settings) -> int:
+    """How often a job may be tried."""
+    try:
+        return thaw(row.settings, now).failures.attempts
+    except ConfigError:  # of another version: its attempt will say so
+        return now.failures.attempts
 
 
 def runner_job(row: JobRow, now: Settings) -> Job:
@@ -87,7 +95,7 @@ def runner_job(row: JobRow, now: Settings) -> Job:
         model=settings.model_settings(model_dir),
         model_fingerprint=hub.fingerprint(model_dir),
         name=f"job {row.id}",
-        manners=manners(settings),
+        policy=publish_policy(settings),
         priority=(-row.priority, 0 if row.kind == "image" else 1, row.id),
         room=room_of(row.id),
     )
@@ -96,17 +104,17 @@ def runner_job(row: JobRow, now: Settings) -> Job:
 def owner_problem(settings: Settings) -> str | None:
     """What is wrong with `results.owner`, if it is."""
     try:
-        manners(settings)
+        publish_policy(settings)
     except ConfigError as error:
         return str(error)
     return None
 
 
-def manners(settings: Settings) -> Manners:
+def publish_policy(settings: Settings) -> PublishPolicy:
     """How results are published. Raises ConfigError for an unknown owner."""
     results = settings.results
     mode = int(results.mode, 8) if results.mode else None
-    return Manners(results.collision, mode, _owner(results.owner) if results.owner else None)
+    return PublishPolicy(results.collision, mode, _owner(results.owner) if results.owner else None)
 
 
 def _owner(text: str) -> tuple[int, int]:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from ..errors import ResourceError
 from ..store.store import Store
+from .gate import PAUSE_SECONDS, Gate, Hold
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-class Records:
+class Ledger:
     """The store, on a thread of its own: a slow disk must not hold up the event loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gate: Gate, stopping: asyncio.Event) -> None:
         self._path = path
+        self._gate = gate
+        self._stopping = stopping
         self._thread = ThreadPoolExecutor(1, "store")
         self._store: Store | None = None
 
@@ -33,13 +37,27 @@ class Records:
         self._thread.shutdown()
 
     async def call(self, question: Callable[[Store], T]) -> T:
-        """What the store answers."""
+        """What the store answers. Raises StoreError, ResourceError."""
         store = self._store
         assert store is not None
         return await self._run(lambda: question(store))
 
+    async def write(self, change: Callable[[Store], T]) -> T:
+        """Write down what must not be lost: again and again, as long as the disk is full or busy.
+
+        Raises ResourceError if the daemon stops meanwhile: the next start finds what was not written down.
+        """
+        while True:
+            try:
+                return await self.call(change)
+            except ResourceError as error:
+                if self._stopping.is_set():
+                    raise
+                self._gate.block(Hold.after(error))
+                await asyncio.sleep(PAUSE_SECONDS)
+
     def note(self, change: Callable[[Store], None]) -> None:
-        """Write something down soon, in the order of calls; what is lost is found again by the next plan."""
+        """Write something down soon, in the order of calls; the next plan finds again what is lost."""
         store = self._store
         assert store is not None
         self._thread.submit(change, store).add_done_callback(_complain)
@@ -48,7 +66,7 @@ class Records:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-def _complain(done: object) -> None:
-    error = done.exception()  # type: ignore[attr-defined] # a Future; its class is generic only in stubs
+def _complain(done: Future[None]) -> None:
+    error = done.exception()
     if error is not None:
         log.warning("a step could not be written down: %s", error)

@@ -10,19 +10,19 @@ from ..logs import counted
 from ..records import Task, VideoTask
 from ..store.rows import JobRow
 from ..wire.plans import Plan, frames_of
-from .ledger import Records
+from .ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 RATE_SECONDS = 60.0
 
 
-class Progress:
-    """Watches jobs for the records, the status line and the watchdog."""
+class JobProgress:
+    """Watches jobs for the ledger, the status line and the watchdog."""
 
-    def __init__(self, row: JobRow, records: Records, rate: Rate) -> None:
+    def __init__(self, row: JobRow, ledger: Ledger, rate: Rate) -> None:
         self._row = row
-        self._records = records
+        self._ledger = ledger
         self._rate = rate
         self._before = 0  # frames of an earlier run, of which the runner tells first
 
@@ -36,7 +36,7 @@ class Progress:
         whole = f"{counted(sum(frames), 'frame')} in {counted(len(frames), 'chunk')}"
         log.info("%s: %s, %d to do", self._row.relative, whole, len(waiting))
         now = time.time()
-        self._records.note(lambda store: store.planned(self._row.id, plan.output, frames, waiting, now))
+        self._ledger.note(lambda store: store.note_plan(self._row.id, plan.output, frames, waiting, now))
 
     def progress(self, plan: Plan, frames: int) -> None:
         self._rate.add(frames - self._before)
@@ -44,9 +44,7 @@ class Progress:
 
     def finished(self, plan: Plan, task: Task, device: str, seconds: float) -> None:
         now = time.time()
-        self._records.note(
-            lambda store: store.chunk_finished(self._row.id, _index(task), seconds, device, now)
-        )
+        self._ledger.note(lambda store: store.note_chunk(self._row.id, _index(task), seconds, device, now))
 
     def ended(self, plan: Plan) -> None:
         pass

@@ -23,12 +23,12 @@ from pathlib import Path
 from .. import __version__, hub
 from ..errors import InvsrError, OutputExistsError
 from ..files.durable import sync
-from ..files.publishing import Collision, Manners, clear, explained, publish
+from ..files.publishing import Collision, PublishPolicy, clear, explained, publish
 from ..records import Identity
 from ..settings.settings import Settings
 from ..store.rows import JobRow
 from ..store.store import REPLACED
-from .intake import manners, thaw
+from .intake import publish_policy, thaw
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def copy_to(source: Path, target: Path) -> Path:
             return name
     except OSError as error:
         if error.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            copied = publish(target, key, Manners("suffix"), lambda partial: _copy(source, partial))
+            copied = publish(target, key, PublishPolicy("suffix"), lambda partial: _copy(source, partial))
             return Path(copied.output)
         raise explained(error, target.parent) from error
     raise AssertionError("unreachable: the names never end")
@@ -154,7 +154,7 @@ def _write_note(row: JobRow, place: Path) -> None:
         f"more; {again}. A changed file is taken up by itself.",
         "",
     ]
-    _put(_note_of(place), "\n".join(lines).encode(errors="surrogateescape"), Manners(), _is_note)
+    _put(_note_of(place), "\n".join(lines).encode(errors="surrogateescape"), PublishPolicy(), _is_note)
 
 
 def _heading(place: Path) -> str:
@@ -194,7 +194,7 @@ def _write_sidecar(row: JobRow, settings: Settings, output: Path) -> None:
         "version": __version__,
     }
     content = json.dumps(described, indent=2).encode() + b"\n"
-    _put(output.with_name(output.name + SIDECAR_SUFFIX), content, manners(settings), _is_sidecar)
+    _put(output.with_name(output.name + SIDECAR_SUFFIX), content, publish_policy(settings), _is_sidecar)
 
 
 def _is_sidecar(path: Path) -> bool:
@@ -215,7 +215,7 @@ def _content(path: Path) -> bytes:
     return b""
 
 
-def _put(path: Path, content: bytes, how: Manners, is_ours: Callable[[Path], bool]) -> None:
+def _put(path: Path, content: bytes, how: PublishPolicy, is_ours: Callable[[Path], bool]) -> None:
     """Write a file beside another one. An earlier one of ours is replaced, anything else left alone."""
     key = hashlib.sha256(os.fsencode(path)).hexdigest()
     collision: Collision = "overwrite" if is_ours(path) else "fail"
@@ -229,7 +229,7 @@ def _fill(partial: Path, content: bytes) -> None:
     partial.write_bytes(content)
 
 
-def tidied(row: JobRow, now: Settings) -> str | None:
+def tidy_up(row: JobRow, now: Settings) -> str | None:
     """`tidy`; the reason if it could not be done."""
     try:
         tidy(row, now)

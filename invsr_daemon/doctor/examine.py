@@ -12,10 +12,12 @@ from dataclasses import asdict
 from functools import partial
 
 from ..settings.settings import Settings
-from .findings import AS_SERVICE, Check, Finding, Say
-from .folders import check_folders, check_free_space, check_hard_links, check_inotify, check_moves
+from .encoders import check_encoders
+from .findings import AS_SERVICE, DoctorCheck, Finding, Say
+from .folders import check_folders, check_free_space, check_hard_links, check_moves
+from .inotify import check_inotify
 from .machine import check_devices, check_open_files, check_python, check_torch
-from .models import check_encoders, check_models
+from .models import check_models
 from .service import check_daemon, check_service
 
 
@@ -29,7 +31,7 @@ def examine(settings: Settings, say: Say, *, as_json: bool) -> bool:
     return well
 
 
-def checks(settings: Settings) -> dict[str, Check]:
+def checks(settings: Settings) -> dict[str, DoctorCheck]:
     """Every check by its name, in the order in which a person reads them."""
     of_settings = {
         "devices": check_devices,
@@ -51,7 +53,7 @@ def checks(settings: Settings) -> dict[str, Check]:
     }
 
 
-def _examined(name: str, check: Check) -> Iterator[Finding]:
+def _examined(name: str, check: DoctorCheck) -> Iterator[Finding]:
     """What a check finds. One that breaks is itself a finding: it must not hide the others."""
     try:
         yield from check()

@@ -25,7 +25,7 @@ class Finding:
     mend: str | None = None
 
 
-Check = Callable[[], Iterable[Finding]]
+DoctorCheck = Callable[[], Iterable[Finding]]
 
 
 def size_text(amount: int) -> str:

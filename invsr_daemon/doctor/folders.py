@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..files.mounts import MOUNTS, file_system, is_remote
+from ..files.mounts import file_system_of, is_remote
 from ..files.publishing import obstacle
+from ..settings.folders import Folders
 from ..settings.settings import Settings
 from .findings import AS_SERVICE, Finding, size_text
 
-INOTIFY = Path("/proc/sys/fs/inotify")
 POLLED = "for inboxes on NFS let settle_seconds be longer than attributes are cached (acregmax, 60 s)"
 
 
 @dataclass(frozen=True)
-class Folder:
+class NamedFolder:
     """A folder of the daemon's, by the setting that names it. `needed`: it has to be written to."""
 
     name: str
@@ -29,18 +29,18 @@ class Folder:
     needed: bool = True
 
 
-def folders(settings: Settings) -> list[Folder]:
+def named_folders(settings: Settings) -> list[NamedFolder]:
     """Every folder that the settings name, once."""
-    found = {"state_dir": Folder("state_dir", settings.state_dir.absolute())}
+    found = {"state_dir": NamedFolder("state_dir", settings.state_dir.absolute())}
     if settings.inbox is not None:
-        found["inbox"] = Folder("inbox", settings.inbox.absolute(), _changes_inbox(settings))
+        found["inbox"] = NamedFolder("inbox", settings.inbox.absolute(), _changes_inbox(settings))
     if settings.outbox is not None:
-        found["outbox"] = Folder("outbox", settings.outbox.absolute())
+        found["outbox"] = NamedFolder("outbox", settings.outbox.absolute())
     return [*found.values(), *_put_away(settings)]
 
 
-def _put_away(settings: Settings) -> list[Folder]:
-    return [Folder(name, path.absolute()) for path, name in settings.put_away().items()]
+def _put_away(settings: Settings) -> list[NamedFolder]:
+    return [NamedFolder(name, path.absolute()) for path, name in settings.put_away().items()]
 
 
 def _changes_inbox(settings: Settings) -> bool:
@@ -51,10 +51,8 @@ def _changes_inbox(settings: Settings) -> bool:
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
-    from ..settings.folders import Folders
-
-    for folder in folders(settings):
-        yield _folder(folder, polls(settings))
+    for folder in named_folders(settings):
+        yield _finding(folder, polls(settings))
     if settings.inbox is None or settings.outbox is None:
         missing = "inbox" if settings.inbox is None else "outbox"
         yield Finding(
@@ -67,11 +65,11 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
         yield Finding("FAIL", "folders", str(error), "choose folders that do not hold the inbox")
 
 
-def _folder(folder: Folder, polling: bool) -> Finding:
+def _finding(folder: NamedFolder, polling: bool) -> Finding:
     """Whether a folder serves its purpose, and on which kind of file system it lies."""
     path, name = folder.path, folder.name
     there = existing(path)
-    where = f"{path} ({file_system(there)})"
+    where = f"{path} ({file_system_of(there)})"
     if there != path and name == "inbox":
         return Finding("FAIL", name, f"{path} is not there: the daemon would wait for it", f"mkdir -p {path}")
     if (problem := _use_problem(there, folder.needed)) is not None:
@@ -82,7 +80,7 @@ def _folder(folder: Folder, polling: bool) -> Finding:
         return Finding(
             "WARN", name, f"{where} is polled: no events, so files are found up to 10 s later", POLLED
         )
-    if name == "state_dir" and _is_remote(there):
+    if name == "state_dir" and is_remote(there):
         return Finding(
             "WARN", name, f"{where}: SQLite may lose jobs on such file systems", "use a local disk"
         )
@@ -113,14 +111,10 @@ def existing(path: Path) -> Path:
     return next(each for each in (path, *path.parents) if os.path.lexists(each))
 
 
-def _is_remote(path: Path) -> bool:
-    return is_remote(os.fsdecode(MOUNTS.read_bytes()), str(path.resolve()))
-
-
 def polls(settings: Settings) -> bool:
     """Whether the inbox is scanned, for want of events."""
     if settings.watch.polling == "auto" and settings.inbox is not None:
-        return _is_remote(existing(settings.inbox.absolute()))
+        return is_remote(existing(settings.inbox.absolute()))
     return settings.watch.polling == "always"
 
 
@@ -167,50 +161,7 @@ def check_free_space(settings: Settings) -> Iterator[Finding]:
 
 def _usable(settings: Settings, name: str) -> Iterator[Path]:
     """A folder by its setting, or the one it will be made in; none if `check_folders` fails it."""
-    for folder in folders(settings):
+    for folder in named_folders(settings):
         there = existing(folder.path)
         if folder.name == name and _use_problem(there, needed=True) is None:
             yield there
-
-
-def check_inotify(settings: Settings) -> Iterator[Finding]:
-    """Watches and instances are counted per user."""
-    if settings.inbox is None or polls(settings):
-        return
-    watches, instances = _limit("max_user_watches"), _limit("max_user_instances")
-    inside = sum(1 for _ in os.walk(settings.inbox))
-    used = _inotify_instances()
-    text = f"the inbox needs {inside} of {watches} watches; {used} of {instances} instances are in use"
-    if inside >= watches:
-        yield Finding(
-            "WARN", "inotify", f"{text}: the inbox would be polled", _raise("max_user_watches", inside)
-        )
-    elif used >= instances:
-        yield Finding(
-            "WARN", "inotify", f"{text}: the inbox would be polled", _raise("max_user_instances", used)
-        )
-    else:
-        yield Finding("OK", "inotify", text)
-
-
-def _limit(name: str) -> int:
-    return int((INOTIFY / name).read_text())
-
-
-def _raise(name: str, needed: int) -> str:
-    return f"sysctl fs.inotify.{name}={max(2 * needed, 512)}, and the same line in /etc/sysctl.d/"
-
-
-def _inotify_instances() -> int:
-    """How many this user has, as far as can be seen."""
-    return sum(map(_is_inotify, Path("/proc").glob("[0-9]*/fd/*")))
-
-
-def _is_inotify(descriptor: Path) -> bool:
-    try:
-        return (
-            os.readlink(descriptor) == "anon_inode:inotify"
-            and descriptor.parent.stat().st_uid == os.geteuid()
-        )
-    except OSError:  # closed meanwhile, or another user's
-        return False

@@ -22,7 +22,7 @@ LASTING = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
 
 
 @dataclass(frozen=True)
-class Manners:
+class PublishPolicy:
     """How results are published: what happens if a name is taken, and what a result's inode carries.
 
     `owner` is (uid, gid), -1 for what stays as it is; `mode` are permission bits.
@@ -59,7 +59,7 @@ class Imprint:
 def publish(
     final: Path,
     key: str,
-    manners: Manners,
+    policy: PublishPolicy,
     write: Callable[[Path], None],
     announce: Callable[[Imprint], None] = lambda imprint: None,
 ) -> Imprint:
@@ -76,7 +76,7 @@ def publish(
     try:
         with explaining(final.parent):
             write(partial)
-        return finish(partial, final, manners, announce)
+        return finish(partial, final, policy, announce)
     finally:
         clear(final, key)
 
@@ -90,12 +90,12 @@ def begin(final: Path, key: str) -> Path:
     return partial
 
 
-def finish(partial: Path, final: Path, manners: Manners, announce: Callable[[Imprint], None]) -> Imprint:
+def finish(partial: Path, final: Path, policy: PublishPolicy, announce: Callable[[Imprint], None]) -> Imprint:
     """Give a filled file its name, durably: see `publish`."""
     with explaining(final.parent):
-        _dress(partial, manners)
+        _dress(partial, policy)
         sync(partial)
-        imprint = _named(partial, final, manners.collision, announce)
+        imprint = _named(partial, final, policy.collision, announce)
         sync(final.parent)
     return imprint
 
@@ -112,15 +112,23 @@ def clear(final: Path, key: str) -> None:
 
 def obstacle(folder: Path, least_free: int) -> str | None:
     """Why nothing should be written to a folder now, if so; it need not be there yet."""
+    try:
+        return unwritable(folder) or too_little_space(folder, least_free)
+    except OSError as error:
+        return f"{_nearest(folder)} cannot be looked at: {error.strerror}"
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why a folder, or the nearest one above that is there, cannot be written to, if so."""
     there = _nearest(folder)
     try:
         if not there.is_dir():
             return f"{there} is not a folder"
         if not os.access(there, os.W_OK | os.X_OK):
             return f"{there} cannot be written to"
-        return too_little_space(folder, least_free)
     except OSError as error:
         return f"{there} cannot be looked at: {error.strerror}"
+    return None
 
 
 def too_little_space(folder: Path, least_free: int) -> str | None:
@@ -164,16 +172,16 @@ def _taken(final: Path) -> OutputExistsError:
     return OutputExistsError(f"{final} is already there, and it was not asked to be replaced")
 
 
-def _dress(partial: Path, manners: Manners) -> None:
-    if manners.owner is not None:
+def _dress(partial: Path, policy: PublishPolicy) -> None:
+    if policy.owner is not None:
         try:
-            os.chown(partial, *manners.owner)
+            os.chown(partial, *policy.owner)
         except PermissionError as error:
             raise OutputError(
                 "results.owner: this user may not give files to another (see docs/operations.md)"
             ) from error
-    if manners.mode is not None:
-        partial.chmod(manners.mode)
+    if policy.mode is not None:
+        partial.chmod(policy.mode)
 
 
 def _named(partial: Path, final: Path, collision: Collision, announce: Callable[[Imprint], None]) -> Imprint:

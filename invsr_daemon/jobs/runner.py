@@ -36,7 +36,7 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
     if output := published_before(plan):
         await asyncio.to_thread(clean_up_after, plan)
         return Result(plan, output, 0, was_there=True)
-    check_free(plan.output, job.manners.collision)
+    check_free(plan.output, job.policy.collision)
     _spare_the_original(plan)
     with lock_work(plan.work):
         # Not before: the hidden file may be the result that another process is about to name.
@@ -79,7 +79,7 @@ async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
     """
     naming = asyncio.create_task(
         asyncio.to_thread(
-            finish, partial, plan.output, plan.job.manners, lambda imprint: write_note(plan, imprint)
+            finish, partial, plan.output, plan.job.policy, lambda imprint: write_note(plan, imprint)
         )
     )
     try:

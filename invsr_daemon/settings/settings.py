@@ -102,6 +102,11 @@ class Settings(Section):
             check_timesteps(timesteps)
         return timesteps
 
+    @property
+    def keep_seconds(self) -> float:
+        """`keep_days` in seconds."""
+        return self.keep_days * 86_400
+
     def for_preset(self, name: str | None) -> Settings:
         """These settings with a preset's on top; these themselves for a name that no preset has.
 

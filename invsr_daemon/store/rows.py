@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from ..records import Identity
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-Kind = Literal["image", "film"]
+JobKind = Literal["image", "film"]
 STATES: tuple[State, ...] = get_args(State)
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
 TRIED_IN_VAIN: frozenset[State] = frozenset({"failed", "cancelled"})
@@ -42,7 +42,7 @@ class NewJob:
     source: Path
     relative: Path
     identity: Identity
-    kind: Kind
+    kind: JobKind
     preset: str | None
     priority: int
     settings: str

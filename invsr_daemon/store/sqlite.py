@@ -83,7 +83,7 @@ def atomic(database: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def explaining(path: Path) -> Iterator[None]:
+def explaining_database(path: Path) -> Iterator[None]:
     """Turn what SQLite says of the disk and the file into errors a person can act on."""
     try:
         yield

@@ -19,7 +19,7 @@ LOCK_ATTEMPTS, LOCK_ATTEMPT_SECONDS = 10, 0.05
 
 
 @dataclass(frozen=True)
-class Status:
+class DaemonStatus:
     """One moment of a running daemon. `held` says why no work begins, if so; `problem` what is amiss."""
 
     pid: int
@@ -47,7 +47,7 @@ class Status:
         partial.replace(state_dir / STATUS_FILE)
 
 
-def read(state_dir: Path) -> Status | None:
+def read(state_dir: Path) -> DaemonStatus | None:
     """What the daemon on this state folder wrote last; None if none is running."""
     if not is_running(state_dir):
         return None
@@ -55,7 +55,7 @@ def read(state_dir: Path) -> Status | None:
         found = json.loads((state_dir / STATUS_FILE).read_text())
     except FileNotFoundError:  # it has only just started
         return None
-    return Status(**{**found, "devices": tuple(found["devices"]), "running": tuple(found["running"])})
+    return DaemonStatus(**{**found, "devices": tuple(found["devices"]), "running": tuple(found["running"])})
 
 
 def is_running(state_dir: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files.publishing import Manners
+from ..files.publishing import PublishPolicy
 from ..records import Film, Identity, Layout, ModelSettings, Task, VideoTask
 from ..settings.settings import Settings
 
@@ -43,7 +43,7 @@ class Job:
     model: ModelSettings
     model_fingerprint: str
     name: str
-    manners: Manners
+    policy: PublishPolicy
     priority: Priority = ()
     room: str = ""
 

@@ -17,12 +17,12 @@ from invsr_daemon.cli import control
 from invsr_daemon.errors import ConfigError
 from invsr_daemon.records import Identity
 from invsr_daemon.store import status
-from invsr_daemon.store.rows import Kind, NewJob
+from invsr_daemon.store.rows import JobKind, NewJob
 from invsr_daemon.store.sqlite import StoreError
-from invsr_daemon.store.status import Status, only_daemon
+from invsr_daemon.store.status import DaemonStatus, only_daemon
 from invsr_daemon.store.store import STORE_FILE, Store
 
-STATUS = Status(
+STATUS = DaemonStatus(
     pid=7,
     version="1.0",
     started=1.0,
@@ -45,15 +45,15 @@ def state(tmp_path: Path) -> Path:
         store.accept([_new_job(os.fsdecode(name), number) for number, name in enumerate(names)], 1.0)
         for job in (1, 2, 3):
             assert store.claim("film", 2.0) is not None
-            store.planned(job, Path(f"/out/{job}.mp4"), [8, 4], {0, 1}, 3.0)
+            store.note_plan(job, Path(f"/out/{job}.mp4"), [8, 4], {0, 1}, 3.0)
         store.finish(1, Path("/out/1.mp4"), 12, "sound: left out", 4.0)
         store.fail(2, "no film\nat all", 5.0)
-        store.chunk_finished(3, 0, 1.5, "cpu", 6.0)
+        store.note_chunk(3, 0, 1.5, "cpu", 6.0)
     return tmp_path
 
 
 def _new_job(name: str, number: int) -> NewJob:
-    kind: Kind = "image" if name.endswith("png") else "film"
+    kind: JobKind = "image" if name.endswith("png") else "film"
     path = Path(name)
     return NewJob(Path("/in") / path, path, Identity(number, 1, 1), kind, None, 0, '{"seed": 1}')
 
@@ -143,7 +143,7 @@ def test_one_job_in_full(state: Path) -> None:
 def test_names_and_reasons_cannot_steer_a_terminal(state: Path) -> None:
     said: list[str] = []
     with Store.open(state / STORE_FILE) as store:
-        store.chunk_finished(3, 1, 1.5, "cpu", 7.0)
+        store.note_chunk(3, 1, 1.5, "cpu", 7.0)
         store.finish(3, Path("/out/\x1b[2J\n.mp4"), 12, "sound: \x1b[2J left out\nsubtitles: left out", 8.0)
     control.show_job(state, 3, said.append, as_json=False)
     control.show_job(state, 4, said.append, as_json=False)

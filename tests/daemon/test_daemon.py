@@ -19,13 +19,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from invsr_daemon.daemon import checks, daemon
-from invsr_daemon.daemon.inbox.arrivals import Watching
-from invsr_daemon.daemon.inbox.inbox import Inbox
+from invsr_daemon.daemon import checks
+from invsr_daemon.daemon.progress import Rate
+from invsr_daemon.daemon.watch import Announcer
 from invsr_daemon.pool import devices
 from invsr_daemon.pool.local import LocalPool
 from invsr_daemon.settings.reading import load
+from invsr_daemon.store.status import DaemonStatus
 from invsr_daemon.store.store import STORE_FILE, Store
+from invsr_daemon.systemd.notify import Notifier
 from tests.conftest import DATA
 from tests.support.command import PATIENCE_SECONDS, wait_until
 from tests.support.daemons import Site, contents, cpu_seconds, film, kill, picture, resident_bytes, stop
@@ -691,21 +693,23 @@ def test_a_worker_is_not_silent_before_it_has_something_to_do(site: Site, manage
     """However long there was nothing to do before, because of a pause for instance."""
 
     async def work_after_hours() -> None:
-        settings = load(site.config, {})
         site.state.mkdir(parents=True)
-        here = daemon.Daemon(settings, lambda: settings)
-        await here._records.open()
-        inbox = Inbox(Watching(site.inbox, 1, 1))
+        rate, notifier = Rate(), Notifier.from_environment()
+        announcer = Announcer(site.state, notifier, rate)
         pool = LocalPool(("cpu",), 0)
-        async with inbox:
-            here._rate.last -= 1e6
-            await here._tell(pool, inbox, ("cpu",))
-            async with pool.lease():
-                await here._tell(pool, inbox, ("cpu",))
-                here._rate.last -= 1e6
-                await here._tell(pool, inbox, ("cpu",))
-        await here._records.close()
-        here._notifier.stopping()
+
+        def tell() -> None:
+            announcer.tell(
+                DaemonStatus(1, "1", 0.0, ("cpu",), pool.busy, (), 0, 0.0, "inotify", None, None), 600
+            )
+
+        rate.last -= 1e6
+        tell()
+        async with pool.lease():
+            tell()
+            rate.last -= 1e6
+            tell()
+        notifier.stopping()
 
     asyncio.run(work_after_hours())
     manager.settimeout(0.1)  # all was said by now

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from invsr_daemon.daemon.intake import freeze
-from invsr_daemon.daemon.tidying import copy_to, still_the_same, tidied, tidy
+from invsr_daemon.daemon.tidying import copy_to, still_the_same, tidy, tidy_up
 from invsr_daemon.records import Identity
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.store.rows import JobRow, State
@@ -252,6 +252,12 @@ def foreign(name: str, path: Path) -> None:
 FOREIGN = ["my own notes", '{"mine": true}', '{"result": "mine"}', "[1]", "[" * 10**5, "fifo", "link"]
 
 
+def unchanged(path: Path) -> tuple[int, Identity]:
+    """What of a file stays the same when it is only read: not its time of access."""
+    found = path.lstat()
+    return found.st_mode, Identity.of(found)
+
+
 @pytest.mark.parametrize("what", FOREIGN, ids=lambda what: what[:20])
 def test_what_has_a_sidecars_or_a_notes_name_is_left_alone(
     inbox: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
@@ -260,11 +266,11 @@ def test_what_has_a_sidecars_or_a_notes_name_is_left_alone(
     sidecar, note = tmp_path / "outbox" / "film.mp4.json", inbox / "film.mp4.error.txt"
     for path in (sidecar, note):
         foreign(what, path)
-    before = [path.lstat() for path in (sidecar, note)]
+    before = [unchanged(path) for path in (sidecar, note)]
     source = source_in(inbox)
     for ended in (row(source, "failed"), row(source, "done", results={"sidecar": True})):
-        assert tidied(ended, NOW) is None
-    assert [path.lstat() for path in (sidecar, note)] == before
+        assert tidy_up(ended, NOW) is None
+    assert [unchanged(path) for path in (sidecar, note)] == before
     assert "film.mp4.json is not written: another file has that name" in caplog.text
     assert "film.mp4.error.txt is not written: another file has that name" in caplog.text
     assert list(tmp_path.rglob("*.part")) == []
@@ -295,7 +301,7 @@ def test_a_name_that_is_no_text(inbox: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_told(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox)
     (tmp_path / "file").touch()
-    problem = tidied(row(source, "done", **archiving(tmp_path / "file" / "archive")), NOW)
+    problem = tidy_up(row(source, "done", **archiving(tmp_path / "file" / "archive")), NOW)
     assert problem is not None
     assert os.strerror(errno.ENOTDIR) in problem
     assert source.exists()

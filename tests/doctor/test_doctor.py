@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from invsr_daemon.doctor import folders, machine, models, service
+from invsr_daemon.doctor import encoders, folders, inotify, machine, models, service
 from invsr_daemon.doctor.findings import Finding
 from invsr_daemon.files import mounts
 from invsr_daemon.settings.settings import Settings
@@ -123,7 +123,7 @@ def test_encoders_that_cannot_be_tried_fail_only_if_they_are_asked_for(
 ) -> None:
     (tmp_path / "av.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    wanted, others = models.check_encoders(_loaded(tmp_path))
+    wanted, others = encoders.check_encoders(_loaded(tmp_path))
     assert (wanted.level, wanted.text) == ("FAIL", "it could not be tried: killed by signal 11")
     assert others.level == "INFO"
 
@@ -180,7 +180,7 @@ def test_an_inbox_that_is_only_read_need_not_be_writable(tmp_path: Path) -> None
 def test_without_an_inbox_there_is_no_daemon(tmp_path: Path) -> None:
     found = list(folders.check_folders(_loaded(tmp_path, inbox=None)))
     assert [finding.name for finding in found if finding.level == "WARN"] == ["inbox"]
-    assert list(folders.check_inotify(_loaded(tmp_path, inbox=None))) == []
+    assert list(inotify.check_inotify(_loaded(tmp_path, inbox=None))) == []
 
 
 def test_an_inbox_inside_the_outbox_fails(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_polling_is_told(tmp_path: Path) -> None:
     found = _by_name(folders.check_folders(settings))
     assert found["inbox"].level == "WARN"
     assert "polled" in found["inbox"].text
-    assert list(folders.check_inotify(settings)) == []
+    assert list(inotify.check_inotify(settings)) == []
 
 
 @pytest.mark.skipif(not OTHER_FILE_SYSTEM.is_dir(), reason="no other file system at hand")
@@ -209,9 +209,9 @@ def test_moves_between_file_systems_copy(tmp_path: Path) -> None:
 
 
 def test_the_kind_of_a_file_system(tmp_path: Path) -> None:
-    assert mounts.file_system(Path("/proc/self")) == "proc"
+    assert mounts.file_system_of(Path("/proc/self")) == "proc"
     (tmp_path / "link").symlink_to("/proc")
-    assert mounts.file_system(tmp_path / "link") == "proc"
+    assert mounts.file_system_of(tmp_path / "link") == "proc"
 
 
 def test_hard_links_and_free_space_of_an_outbox_to_be_made(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_hard_links_and_free_space_of_an_outbox_to_be_made(tmp_path: Path) -> No
 def test_folders_of_the_inbox_are_counted(tmp_path: Path) -> None:
     settings = _loaded(tmp_path)
     (tmp_path / "inbox" / "a" / "b").mkdir(parents=True)
-    (finding,) = folders.check_inotify(settings)
+    (finding,) = inotify.check_inotify(settings)
     assert finding.text.startswith("the inbox needs 3 of ")
 
 
@@ -238,7 +238,7 @@ def test_a_running_daemon(tmp_path: Path, held: str | None, problem: str | None,
     assert [finding.text for finding in service.check_daemon(settings)] == [f"none is running on {state}"]
     with status.only_daemon(state):
         assert "just been started" in next(iter(service.check_daemon(settings))).text
-        status.Status(1, "1.2", 0.0, ("cpu",), 0, (), 3, 0.0, "inotify", held, problem).write(state)
+        status.DaemonStatus(1, "1.2", 0.0, ("cpu",), 0, (), 3, 0.0, "inotify", held, problem).write(state)
         (finding,) = service.check_daemon(settings)
     assert finding.level == level
     assert "3 queued" in finding.text

@@ -11,15 +11,15 @@ import pytest
 
 from invsr_daemon.errors import OutputError, OutputExistsError, ResourceError
 from invsr_daemon.files import publishing as outbox
-from invsr_daemon.files.publishing import Collision, Imprint, Manners, check_free, publish
+from invsr_daemon.files.publishing import Collision, Imprint, PublishPolicy, check_free, publish
 
 KEY = "0123456789abcdef0123456789abcdef"
 
 
 def give(
-    final: Path, content: bytes, collision: Collision = "fail", key: str = KEY, **manners: Any
+    final: Path, content: bytes, collision: Collision = "fail", key: str = KEY, **policy: Any
 ) -> Imprint:
-    return publish(final, key, Manners(collision, **manners), lambda partial: _filled(partial, content))
+    return publish(final, key, PublishPolicy(collision, **policy), lambda partial: _filled(partial, content))
 
 
 def _filled(partial: Path, content: bytes) -> None:
@@ -37,7 +37,7 @@ def test_the_name_appears_only_when_all_is_written(tmp_path: Path) -> None:
         with partial.open("ab") as file:
             file.write(b"le")
 
-    publish(final, KEY, Manners(), write)
+    publish(final, KEY, PublishPolicy(), write)
     assert final.read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["film.mp4"]
 
@@ -53,7 +53,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("on the way")
 
     with pytest.raises(RuntimeError, match="on the way"):
-        publish(tmp_path / "f", KEY, Manners("overwrite"), write)
+        publish(tmp_path / "f", KEY, PublishPolicy("overwrite"), write)
     assert os.listdir(tmp_path) == []
 
 
@@ -73,7 +73,7 @@ def test_nor_is_what_appears_meanwhile(tmp_path: Path) -> None:
         final.write_bytes(b"theirs")
 
     with pytest.raises(OutputExistsError):
-        publish(final, KEY, Manners(), write)
+        publish(final, KEY, PublishPolicy(), write)
     assert final.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["film.mp4"]
 
@@ -111,7 +111,7 @@ def partial_name(final: Path, key: str) -> str:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        publish(final, key, Manners(), write)
+        publish(final, key, PublishPolicy(), write)
     return names[0]
 
 
@@ -202,7 +202,7 @@ def test_a_result_is_recognised_by_what_was_announced(tmp_path: Path) -> None:
         assert not imprint.lies_there(), "announced before the name is given"
         announced.append(imprint)
 
-    given = publish(final, KEY, Manners("suffix"), lambda partial: _filled(partial, b"new"), announce)
+    given = publish(final, KEY, PublishPolicy("suffix"), lambda partial: _filled(partial, b"new"), announce)
     assert announced[-1] == given
     assert [imprint.lies_there() for imprint in announced] == [False, True]
     Path(given.output).unlink()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from invsr_daemon.errors import InputError
-from invsr_daemon.files.publishing import Manners
+from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.media.image import Picture, probe_image, read_image, write_image
 from invsr_daemon.media.probe import probe_video
 from invsr_daemon.records import ImageSettings, ImageTask
@@ -28,9 +28,9 @@ RGB16 = NOISE.integers(0, 65536, (40, 56, 3)).astype(np.uint16)
 def planned(path: Path, **settings: Any) -> Plan:
     whole = Settings(state_dir=path.parent / "state", **settings)
     model = whole.model_settings(Path("/model"))
-    manners = Manners("fail", None, None)
+    policy = PublishPolicy("fail", None, None)
     return plan_job(
-        Job(path, Target(path.parent / "out", path.stem), whole, model, "fingerprint", "name", manners)
+        Job(path, Target(path.parent / "out", path.stem), whole, model, "fingerprint", "name", policy)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from invsr_daemon.files.publishing import Manners
+from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.records import Identity, ImageInfo, ImageTask
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.wire.plans import Job, Plan, Target
@@ -20,7 +20,7 @@ def plan_of(work: Path, frames: int, finished: int = 0, *, worker_deaths: int = 
     )
     for task in tasks[:finished]:
         task.output.touch()
-    job = Job(info.path, Target(work, "b"), settings, model, "", "", Manners())
+    job = Job(info.path, Target(work, "b"), settings, model, "", "", PublishPolicy())
     return Plan(
         job, Identity(1, 2, 3), "key", work, work / "b.png", frames, tasks, film=None, layout=None, notes=()
     )

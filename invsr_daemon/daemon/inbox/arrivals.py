@@ -38,7 +38,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Status:
+class InboxStatus:
     """How the watching goes. `scanned` is the time of the last whole scan on the monotonic clock."""
 
     watching: Literal["inotify", "polling"]

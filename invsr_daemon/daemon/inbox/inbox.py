@@ -26,14 +26,13 @@ from types import TracebackType
 from typing import Literal, Self
 
 from ...records import Identity
-from .arrivals import Arrival, Status, Watching
+from .arrivals import Arrival, InboxStatus, Watching
 from .observing import Watcher, shown_root
 from .scanning import Tree, folder_id_of
 from .settling import Settling
 
 log = logging.getLogger(__name__)
 
-# fmt: on
 POLL_SECONDS = 10.0  # the longest time between scans where there are no events
 CHECK_SECONDS = 2.0  # how often to see whether the folder and its observer are still the same
 LOOKS_PER_SETTLING = 4
@@ -154,9 +153,9 @@ class Inbox:
             self._thread.shutdown()
 
     @property
-    def status(self) -> Status:
+    def status(self) -> InboxStatus:
         watching: Literal["inotify", "polling"] = "inotify" if self._lookout.hears else "polling"
-        return Status(watching, self._scanned, len(self._settling.moving()), self._lookout.problem)
+        return InboxStatus(watching, self._scanned, len(self._settling.moving()), self._lookout.problem)
 
     async def arrivals(self) -> AsyncIterator[list[Arrival]]:
         """Files that became ready, in batches, for ever. One reader at a time."""

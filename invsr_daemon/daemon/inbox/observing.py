@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -21,7 +22,7 @@ from watchdog.observers.api import EventDispatcher
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.utils import BaseThread
 
-from ...files.mounts import is_remote, read_mountinfo
+from ...files.mounts import is_remote
 from .arrivals import FolderId, Watching
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Watcher:
     def _start(self) -> None:
         folder = os.path.realpath(self._watching.root)  # a link itself would be watched as a link
         polling = self._watching.polling
-        if is_remote(read_mountinfo(), folder) if polling is None else polling:
+        if is_remote(Path(folder)) if polling is None else polling:
             self.problem = None
             return
         try:

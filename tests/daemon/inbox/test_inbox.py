@@ -23,7 +23,7 @@ from watchdog.observers.inotify import InotifyObserver
 from watchdog.utils import BaseThread
 
 from invsr_daemon.daemon.inbox import inbox, observing
-from invsr_daemon.daemon.inbox.arrivals import Arrival, Status, Watching
+from invsr_daemon.daemon.inbox.arrivals import Arrival, InboxStatus, Watching
 from invsr_daemon.daemon.inbox.inbox import Inbox
 from invsr_daemon.daemon.inbox.settling import Settling
 from invsr_daemon.files.mounts import is_remote
@@ -46,7 +46,7 @@ class Watched:
     def names(self) -> list[str]:
         return sorted(str(arrival.relative) for arrival in self.arrivals)
 
-    def status(self) -> Status:
+    def status(self) -> InboxStatus:
         return self.inbox.status
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -531,44 +531,10 @@ def test_polling_needs_no_threads_of_watchdogs(root: Path) -> None:
 
 
 def test_automatic_means_by_the_kind_of_file_system(root: Path) -> None:
-    remote = is_remote(Path("/proc/self/mountinfo").read_text(), str(root.resolve()))
+    remote = is_remote(root)
     with watched(root, polling=None) as probe:
         probe.until_watching()
         assert probe.status().watching == ("polling" if remote else "inotify")
-
-
-MOUNTS = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
-27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-30 27 0:40 / /mnt/nas rw,relatime shared:2 master:3 - nfs4 server:/films rw,vers=4.2
-31 27 0:41 / /mnt/two\040words rw - cifs //server/films rw
-32 30 0:42 / /mnt/nas/local rw - xfs /dev/sdb rw
-33 27 0:43 / /mnt/ssh rw - fuse.sshfs me@host: rw
-34 27 0:44 / /mnt/hidden rw - nfs server:/a rw
-35 34 0:45 / /mnt/hidden rw - tmpfs tmpfs rw
-36 27 0:46 / /mnt/auto rw - autofs systemd-1 rw
-37 36 0:47 / /mnt/auto rw - nfs server:/b rw
-38 27 0:48 / /mnt/ctl rw - fusectl fusectl rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "remote"),
-    [
-        ("/srv/inbox", False),
-        ("/mnt/nas", True),
-        ("/mnt/nas/inbox", True),
-        ("/mnt/nas2/inbox", False),
-        ("/mnt/nas/local/inbox", False),
-        ("/mnt/two words/inbox", True),
-        ("/mnt/ssh/inbox", True),
-        ("/mnt/hidden/inbox", False),
-        ("/mnt/auto/inbox", True),
-        ("/mnt/ctl", False),
-        ("/", False),
-    ],
-)
-def test_remote_file_systems(path: str, remote: bool) -> None:
-    assert is_remote(MOUNTS, path) is remote
 
 
 # ---- settling

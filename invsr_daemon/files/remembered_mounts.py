@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from .durable import sync_rename
-from .mounts import mount_of
+from .mounts import mount_point_of
 
-PLACES_FILE = "places.json"  # in the state folder
+REMEMBERED_FILE = "places.json"  # in the state folder; older versions wrote it, too
 
 
-class Places:
+class RememberedMounts:
     """Remembers, also over restarts, on which mount each folder lay."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._file = state_dir / PLACES_FILE
+        self._file = state_dir / REMEMBERED_FILE
         self._known: dict[str, str] = {}
         with suppress(FileNotFoundError, ValueError):  # of a disk that was full
             self._known = json.loads(self._file.read_text())
@@ -29,7 +29,7 @@ class Places:
             return f"{folder} cannot be looked at: {error.strerror}"
 
     def _problem(self, folder: Path) -> str | None:
-        now, before = mount_of(folder), self._known.get(str(folder))
+        now, before = mount_point_of(folder), self._known.get(str(folder))
         if before is not None and now != Path(before) and Path(before).is_relative_to(now):
             return f"{before} is not mounted (if that is meant to be so: remove {self._file})"
         if before != str(now) and folder.exists():
