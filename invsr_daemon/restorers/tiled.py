@@ -1,31 +1,25 @@
 """Pictures of any size through a restorer of tiles: cut, batched, blended, coloured, resized.
 
-Nothing here knows which restorer it is. Out of memory means smaller batches, never smaller tiles: for
-a restorer that is bound to its tile those would be another picture.
+Nothing here knows which restorer it is.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .blending import Blend, cut, reflect_pad
+from .batches import Canvas, TileBatches
+from .blending import Blend, reflect_pad
 from .color_fix import FIXES, ColorFix
 from .detail import add_detail
-from .noise import CanvasNoise, NoiseSource, stacked
+from .noise import CanvasNoise, NoiseSource
 from .options import Options, Unit
-from .precision import cast
 from .protocol import Restorer
 from .tiling import TilePlan, Tiling, plan_tiles
-
-log = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 8
 # Beyond this many output pixels the canvas stays in main memory: it would crowd out the networks.
@@ -41,8 +35,7 @@ class PictureRestorer:
             borne = ", ".join(str(dtype) for dtype in restorer.precisions)
             raise ValueError(f"{restorer.dtype} is not borne, only {borne}")
         self.restorer = restorer
-        # How many tiles of a size (height, width) fit into memory at once, where it is known.
-        self._most_tiles: dict[tuple[int, int], int] = {}
+        self._batches = TileBatches(restorer)
 
     @property
     def device(self) -> torch.device:
@@ -159,80 +152,7 @@ class PictureRestorer:
         restorer does not take.
         """
         self.restorer.check(options)
-        return self._batches(padded, units, plan, noises, options)
-
-    def _batches(
-        self,
-        padded: Tensor,
-        units: Sequence[Unit],
-        plan: TilePlan,
-        noises: Sequence[NoiseSource],
-        options: Options,
-    ) -> Iterator[tuple[Unit, Tensor]]:
-        for size, alike in groupby(units, key=lambda unit: (unit.tile.height, unit.tile.width)):
-            yield from self._of_one_size(padded, list(alike), size, plan, noises, options)
-
-    def _of_one_size(
-        self,
-        padded: Tensor,
-        units: Sequence[Unit],
-        size: tuple[int, int],
-        plan: TilePlan,
-        noises: Sequence[NoiseSource],
-        options: Options,
-    ) -> Iterator[tuple[Unit, Tensor]]:
-        """Units with their results; in smaller batches where memory is short."""
-        batch = min(options.tile_batch, self._most_tiles.get(size, options.tile_batch))
-        done = 0
-        while done < len(units):
-            current = units[done : done + batch]
-            outputs = None
-            try:
-                outputs = self._restored(padded, current, plan, noises, options)
-            except torch.OutOfMemoryError:
-                if len(current) == 1:
-                    raise
-            if outputs is None:  # the exception is gone by now, and with it the tensors of its frames
-                batch = self._most_tiles[size] = len(current) // 2
-                log.warning("out of memory on %s: going on with %d tiles at once", self.device, batch)
-                _release(self.device)
-                continue
-            yield from zip(current, outputs, strict=True)
-            done += len(current)
-
-    def _restored(
-        self,
-        padded: Tensor,
-        units: Sequence[Unit],
-        plan: TilePlan,
-        noises: Sequence[NoiseSource],
-        options: Options,
-    ) -> Tensor:
-        """A batch of units: [N,3,s*h,s*w] in [0,1]. Computed again in float32 if values overflow."""
-        tiles = torch.stack([cut(padded[unit.frame], unit.tile) for unit in units])
-        sources, places = [noises[unit.frame] for unit in units], [unit.tile for unit in units]
-        draws = {
-            draw.name: stacked(sources, draw, plan, places).to(self.device) for draw in self.restorer.draws
-        }
-        outputs = self.restorer.restore_tiles(tiles, draws, options, self.dtype)
-        # Before the clamp, which would make white of what is infinite.
-        if self.dtype != torch.float32 and not outputs.isfinite().all():
-            log.warning("values beyond %s: computing this batch in float32", self.dtype)
-            with self._in_float32():
-                outputs = self.restorer.restore_tiles(tiles, draws, options, torch.float32)
-        return outputs.clamp_(0, 1)
-
-    @contextmanager
-    def _in_float32(self) -> Iterator[None]:
-        """Half precision overflows in some autoencoders."""
-        networks = self.restorer.networks.values()
-        for network in networks:
-            cast(network, torch.float32)
-        try:
-            yield
-        finally:
-            for network in networks:
-                cast(network, self.dtype)
+        return self._batches.run(units, Canvas(padded, plan, noises), options)
 
     def finish(
         self,
@@ -286,8 +206,3 @@ def _resized(restored: Tensor, size: tuple[int, int] | None) -> Tensor:
     if size is None or size == tuple(restored.shape[-2:]):
         return restored
     return functional.interpolate(restored, size, mode="bicubic", antialias=True)
-
-
-def _release(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -80,8 +80,7 @@ class FilmRestorer:
         self._model = model
         self.scale = model.scale
         self._options = options
-        self._canvas_noise = CanvasNoise(seed)
-        self._anchor_noise = AnchorNoise(self._canvas_noise)
+        self._anchor_noise = AnchorNoise(CanvasNoise(seed))
         self._interval = interval
         self.tolerance = tolerance
         self._frame_batch = frame_batch
@@ -179,28 +178,11 @@ class FilmRestorer:
         """The moments after an anchor up to the next, and that one."""
         frames = [start.averaged, *run]
         end = self._anchor(run[-1], start)
-        interval = _Interval(self, frames, self._noises(frames), start, end)
+        interval = _Interval(self, frames, noises_between(self._anchor_noise, frames), start, end)
         moments = interval.moments(start)
         for moment in (start, *moments, end):
             moment.changing |= interval.changing
         return moments, end
-
-    def _noises(self, frames: Sequence[Averaged]) -> list[NoiseSource]:
-        """Each frame's noise, the canvas's own where nothing has moved."""
-        motions = [averaged.motion for averaged in frames[1:] if averaged.motion is not None]
-        if len(motions) < len(frames) - 1 or all(motion.still.all() for motion in motions):
-            return [self._anchor_noise] * len(frames)
-        height, width = frames[0].pixels.shape[-2:]
-        before, after = [Trace.at_anchor(height, width)], [Trace.at_anchor(height, width)]
-        for motion in motions:
-            before.append(before[-1].followed(motion.backward, motion.stems))
-        for motion in reversed(motions):
-            after.append(after[-1].followed(motion.forward, motion.leads))
-        pairs = zip(before, reversed(after), strict=True)
-        return [
-            MovedNoise(self._canvas_noise, *pair, share=place / len(motions))
-            for place, pair in enumerate(pairs)
-        ]
 
     def restored(
         self,
@@ -277,6 +259,21 @@ class FilmRestorer:
         weight = agreement(pixels, other.averaged.pixels, flow, trusted & changing)
         restored = picture_of(other.canvas(), plan, pixels.shape[-2:], self.scale)
         return Neighbour(restored, flow.to(restored), weight.to(restored))
+
+
+def noises_between(anchor: AnchorNoise, frames: Sequence[Averaged]) -> list[NoiseSource]:
+    """The noise of each frame from an anchor to the next: the canvas's own where nothing has moved."""
+    motions = [averaged.motion for averaged in frames[1:] if averaged.motion is not None]
+    if len(motions) < len(frames) - 1 or all(motion.still.all() for motion in motions):
+        return [anchor] * len(frames)
+    height, width = frames[0].pixels.shape[-2:]
+    before, after = [Trace.at_anchor(height, width)], [Trace.at_anchor(height, width)]
+    for motion in motions:
+        before.append(before[-1].followed(motion.backward, motion.stems))
+    for motion in reversed(motions):
+        after.append(after[-1].followed(motion.forward, motion.leads))
+    pairs = zip(before, reversed(after), strict=True)
+    return [MovedNoise(anchor.canvas, *pair, share=place / len(motions)) for place, pair in enumerate(pairs)]
 
 
 class _Interval:
