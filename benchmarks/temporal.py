@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 from invsr_daemon.quality.evaluate_films import (
-    VideoOptions,
+    FilmOptions,
     VideoReport,
     VideoScore,
     Watched,
@@ -173,13 +173,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--tile", type=int, help="of every model")
-    parser.add_argument("--clips", default=VideoOptions.clips)
-    parser.add_argument("--size", default=VideoOptions.size)
-    parser.add_argument("--frames", type=int, default=VideoOptions.frames)
-    parser.add_argument("--chunk-frames", type=int, default=VideoOptions.chunk_frames)
+    parser.add_argument("--clips", default=FilmOptions.clips)
+    parser.add_argument("--size", default=FilmOptions.size)
+    parser.add_argument("--frames", type=int, default=FilmOptions.frames)
+    parser.add_argument("--chunk-frames", type=int, default=FilmOptions.chunk_frames)
     parser.add_argument("--crop", type=int, default=448, help="longest side of real films")
     given = parser.parse_args()
-    options = VideoOptions(
+    options = FilmOptions(
         methods=given.methods,
         clips=given.clips,
         size=given.size,

@@ -50,6 +50,6 @@ def evaluate(inputs: tuple[Path, ...], *, video: bool, **options: Any) -> None:
         click.echo(line, err=True)
 
     if video:
-        click.echo(quality.evaluate_film_files(inputs, quality.video_options(options), say))
+        click.echo(quality.evaluate_film_files(inputs, quality.film_options(options), say))
     else:
         click.echo(quality.evaluate_picture_files(inputs, quality.picture_options(options), say))

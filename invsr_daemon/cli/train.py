@@ -31,6 +31,6 @@ def train(**options: Any) -> None:
     again after an interruption: it goes on at its last checkpoint. For several GPUs: `accelerate launch
     -m invsr_daemon train ...`.
     """
-    from ..train import Options, train_files
+    from ..train import TrainOptions, train_files
 
-    train_files(Options(**options))
+    train_files(TrainOptions(**options))

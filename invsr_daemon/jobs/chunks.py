@@ -17,7 +17,7 @@ from .observing import Observer
 log = logging.getLogger(__name__)
 
 
-class Restoration:
+class Dispatcher:
     """A plan's tasks on the pool; the first failure stops those that have not begun."""
 
     def __init__(self, plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> None:

@@ -18,7 +18,7 @@ from ..files.publishing import begin, check_free, check_writable, clear, finish
 from ..pool.protocol import Pool
 from ..pool.retrying import outliving
 from ..wire.plans import Job, Plan, frames_of
-from .chunks import Restoration
+from .chunks import Dispatcher
 from .notes import published_before, write_note
 from .observing import Observer, Result
 from .workfolders import clean_up_after, discard, lock_work
@@ -53,7 +53,7 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
     computed = sum(frames_of(task) for task in waiting)
     observer.progress(plan, plan.frames - computed)
     try:
-        await Restoration(plan, pool, observer, stopping).run(waiting)
+        await Dispatcher(plan, pool, observer, stopping).run(waiting)
         output = await _published(plan, pool, stopping)
     except InputError:
         await asyncio.to_thread(discard, plan)

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .evaluate_films import VideoOptions, evaluate_film_files
-    from .evaluate_pictures import Options, evaluate_picture_files
+    from .evaluate_films import FilmOptions, evaluate_film_files
+    from .evaluate_pictures import PictureOptions, evaluate_picture_files
 
 __all__ = [
-    "Options",
-    "VideoOptions",
+    "FilmOptions",
+    "PictureOptions",
     "evaluate_film_files",
     "evaluate_picture_files",
+    "film_options",
     "picture_options",
-    "video_options",
 ]
 
 
-def picture_options(given: Mapping[str, Any]) -> Options:
+def picture_options(given: Mapping[str, Any]) -> PictureOptions:
     """Of a command line, where None is what was left open. Raises ConfigError for one that is for films."""
-    from .evaluate_pictures import Options
+    from .evaluate_pictures import PictureOptions
 
-    return Options(**_known(given, Options, "goes with --video only"))
+    return PictureOptions(**_known(given, PictureOptions, "goes with --video only"))
 
 
-def video_options(given: Mapping[str, Any]) -> VideoOptions:
+def film_options(given: Mapping[str, Any]) -> FilmOptions:
     """The same for `--video`."""
-    from .evaluate_films import VideoOptions
+    from .evaluate_films import FilmOptions
 
-    return VideoOptions(**_known(given, VideoOptions, "does not go with --video"))
+    return FilmOptions(**_known(given, FilmOptions, "does not go with --video"))
 
 
 def _known(given: Mapping[str, Any], kind: type, otherwise: str) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     for module, names in (
-        ("evaluate_pictures", ("Options", "evaluate_picture_files")),
-        ("evaluate_films", ("VideoOptions", "evaluate_film_files")),
+        ("evaluate_pictures", ("PictureOptions", "evaluate_picture_files")),
+        ("evaluate_films", ("FilmOptions", "evaluate_film_files")),
     ):
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)

@@ -69,7 +69,7 @@ REACH = 4 * SCALE
 
 
 @dataclass(frozen=True)
-class VideoOptions:
+class FilmOptions:
     """What `invsr-daemon evaluate --video` was asked for; what is None is as the settings have it."""
 
     methods: str = "bicubic,default"
@@ -193,7 +193,7 @@ WORK = {"predictor": "noise_predictor", "encode": "vae_encode", "UNet": "unet", 
 DIGITS = {**DECIMALS, "std": 3, "E_warp": 2, "change": 3, "beside motion": 3, "seam": 3, "seam b.m.": 3}
 
 
-def evaluate_film_files(paths: Sequence[Path], options: VideoOptions, say: Callable[[str], None]) -> str:
+def evaluate_film_files(paths: Sequence[Path], options: FilmOptions, say: Callable[[str], None]) -> str:
     """`evaluate_picture_files` for films, and photographs to make films of."""
     settings = load(options.config_file, {"seed": options.seed})
     _check(options)
@@ -206,7 +206,7 @@ def evaluate_film_files(paths: Sequence[Path], options: VideoOptions, say: Calla
     return report.table()
 
 
-def open_clips(paths: Sequence[Path], options: VideoOptions, settings: Settings) -> Iterator[Clip]:
+def open_clips(paths: Sequence[Path], options: FilmOptions, settings: Settings) -> Iterator[Clip]:
     """Generated films if there is a photograph among the paths, then the films among them.
 
     Everything is read and checked before the first of them comes. Raises ConfigError, InputError.
@@ -361,13 +361,13 @@ def parsed_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _check(options: VideoOptions) -> None:
+def _check(options: FilmOptions) -> None:
     """What would otherwise fail only after the work is done."""
     check_counts(options, "frames", "chunk_frames", "crop")
     check_folders(options.json_file, options.plot_file)
 
 
-def recorded(options: VideoOptions, settings: Settings) -> dict[str, Any]:
+def recorded(options: FilmOptions, settings: Settings) -> dict[str, Any]:
     """The settings that decide the numbers, for JSON."""
     files = ("config_file", "json_file", "plot_file", "methods")
     kept = {name: value for name, value in asdict(options).items() if name not in files}

@@ -40,7 +40,7 @@ DECIMALS = {"PSNR": 2, "SSIM": 4, "NIQE": 2, "s/MPix": 2}
 
 
 @dataclass(frozen=True)
-class Options:
+class PictureOptions:
     """What `invsr-daemon evaluate` was asked for; what is None is as the settings have it."""
 
     degradation: Degradation = "bicubic"
@@ -173,7 +173,7 @@ class Report:
         return notes
 
 
-def evaluate_picture_files(paths: Sequence[Path], options: Options, say: Callable[[str], None]) -> str:
+def evaluate_picture_files(paths: Sequence[Path], options: PictureOptions, say: Callable[[str], None]) -> str:
     """Measure, write the files that were asked for, and return the table.
 
     Args:
@@ -262,7 +262,7 @@ def _values(picture: Tensor, truth: Tensor | None, offer: Offer) -> dict[str, fl
     return values
 
 
-def _check(options: Options) -> None:
+def _check(options: PictureOptions) -> None:
     """What would otherwise fail only after the work is done."""
     if options.degradation not in DEGRADATIONS:
         raise ConfigError(
@@ -294,7 +294,7 @@ def device_named(name: str) -> torch.device:
         raise ConfigError(f"--device {name}: torch knows no such device") from error
 
 
-def _recorded(options: Options, settings: Settings) -> dict[str, Any]:
+def _recorded(options: PictureOptions, settings: Settings) -> dict[str, Any]:
     """The settings that decide the numbers, for JSON."""
     files = ("config_file", "json_file", "sheet_file", "methods")
     kept = {name: value for name, value in asdict(options).items() if name not in files}

@@ -25,7 +25,7 @@ from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import film_frames, restore_film
 from ..restorers.options import Options
 from ..settings.settings import Settings
-from .picture_methods import SEPARATOR, MethodSpec, Resampling, Restoration, open_methods, parse_methods
+from .picture_methods import SEPARATOR, MethodSpec, ModelMethod, Resampling, open_methods, parse_methods
 from .samples.clips import Pixels, quantised
 from .tiles import TileCounter, Tiles
 
@@ -101,10 +101,10 @@ class EachFrame:
             yield _pixels(self.filter.restore(_picture(frame)))
 
 
-class Restored:
+class FilmModelMethod:
     """A model, with what it remembers from frame to frame."""
 
-    def __init__(self, spec: VideoSpec, model: Restoration, counter: TileCounter) -> None:
+    def __init__(self, spec: VideoSpec, model: ModelMethod, counter: TileCounter) -> None:
         self.spec = spec
         self._model = model
         self._counter = counter
@@ -200,8 +200,8 @@ def open_video_methods(
     pictures = open_methods([spec.picture for spec in specs], settings, device, settings.seed)
     methods: list[VideoMethod] = []
     for spec, method in zip(specs, pictures, strict=True):
-        if isinstance(method, Restoration):
-            methods.append(Restored(spec, method, TileCounter(method.model)))
+        if isinstance(method, ModelMethod):
+            methods.append(FilmModelMethod(spec, method, TileCounter(method.model)))
         else:
             assert isinstance(method, Resampling)
             methods.append(EachFrame(spec, method))

@@ -84,7 +84,7 @@ class Resampling:
 
 
 @dataclass(frozen=True)
-class Restoration:
+class ModelMethod:
     """A model with its settings; the noise is a function of the seed alone."""
 
     spec: MethodSpec
@@ -132,7 +132,7 @@ def open_methods(
         folder = folders[spec.label]
         _check_tile(spec, models[folder])
         batch, guidance = settings.tile_batch, settings.guidance_scale
-        methods.append(Restoration(spec, models[folder], fingerprints[folder], seed, batch, guidance))
+        methods.append(ModelMethod(spec, models[folder], fingerprints[folder], seed, batch, guidance))
     return tuple(methods)
 
 

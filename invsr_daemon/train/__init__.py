@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .command import Options, train_files
+    from .command import TrainOptions, train_files
 
-__all__ = ["Options", "train_files"]
+__all__ = ["TrainOptions", "train_files"]
 
 
 def __getattr__(name: str) -> Any:

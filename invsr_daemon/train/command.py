@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     """What `invsr-daemon train` was asked for: a kept configuration or a file, folders, models."""
 
     config: str
@@ -31,7 +31,7 @@ class Options:
     device: Device = "auto"
 
 
-def train_files(options: Options) -> Stage:
+def train_files(options: TrainOptions) -> Stage:
     """Train to the end, or go on where a checkpoint in `out` was made; the stage, with averaged weights.
 
     Raises:
@@ -64,7 +64,7 @@ def train_files(options: Options) -> Stage:
     return stage
 
 
-def _checked(options: Options) -> tuple[TrainConfig, Sequence[Path]]:
+def _checked(options: TrainOptions) -> tuple[TrainConfig, Sequence[Path]]:
     problems: list[str] = []
     config = None
     try:

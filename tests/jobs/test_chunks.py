@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from invsr_daemon.errors import InputError, Interrupted, WorkerLostError, WorkersLostError
-from invsr_daemon.jobs.chunks import Restoration
+from invsr_daemon.jobs.chunks import Dispatcher
 from invsr_daemon.records import Task
 from invsr_daemon.wire.events import Progress
 from invsr_daemon.wire.plans import Plan
@@ -42,7 +42,7 @@ def run(plan: Plan, pool: MemoryPool, stopping: asyncio.Event | None = None) -> 
     watching = Watching()
 
     async def restore() -> None:
-        await Restoration(plan, pool, watching, stopping or asyncio.Event()).run(plan.tasks)
+        await Dispatcher(plan, pool, watching, stopping or asyncio.Event()).run(plan.tasks)
 
     asyncio.run(restore())
     return watching
@@ -137,8 +137,8 @@ def test_workers_that_come_while_a_job_runs_take_part(tmp_path: Path) -> None:
 def test_a_job_waits_for_the_first_worker_to_come(tmp_path: Path) -> None:
     async def come_late() -> None:
         pool, plan = MemoryPool(), plan_of(tmp_path, 3)
-        restoration = Restoration(plan, pool, Watching(), asyncio.Event())
-        running = asyncio.create_task(restoration.run(plan.tasks))
+        dispatcher = Dispatcher(plan, pool, Watching(), asyncio.Event())
+        running = asyncio.create_task(dispatcher.run(plan.tasks))
         await asyncio.sleep(0.01)
         assert not running.done()
         pool.add("cuda:0")
@@ -177,7 +177,7 @@ def test_an_urgent_job_gets_all_workers_that_come_free(tmp_path: Path) -> None:
                 (tmp_path / name).mkdir()
                 plan = plan_of(tmp_path / name, 3)
                 plan = replace(plan, job=replace(plan.job, priority=priority))
-                group.create_task(Restoration(plan, pool, Watching(), asyncio.Event()).run(plan.tasks))
+                group.create_task(Dispatcher(plan, pool, Watching(), asyncio.Event()).run(plan.tasks))
             for _ in range(20):
                 await asyncio.sleep(0)
             pool.resume()

@@ -1,4 +1,4 @@
-"""Which tests are slow: those that start processes, and those that are marked `slow` by hand.
+"""Which tests are slow: those that start processes, those that compute for long, and those marked by hand.
 
 A test starts processes if it, a helper of the tests that it calls, or a fixture that it uses names one of
 `STARTERS`. What this does not find, `no_processes_unless_slow` in conftest.py does.
@@ -29,17 +29,45 @@ STARTERS = frozenset(
         "choose_devices",
     }
 )
+# Tests that compute for a second or more on a machine of today: see `pytest --durations=50 -m 'not slow'`.
+LONG = frozenset(
+    {
+        "test_a_discriminator_learns_to_tell_noise_from_flatness",
+        "test_a_killed_run_resumes_bit_for_bit",
+        "test_a_pan_is_steadier_than_frames_by_themselves",
+        "test_a_phase_begins_anchors_and_chunks_at_other_frames",
+        "test_a_pulled_model_restores_and_nothing_needless_is_left",
+        "test_chunks_leave_no_seams",
+        "test_films_are_put_together_in_main_memory_if_asked",
+        "test_films_stay_on_their_device",
+        "test_frames_together_give_what_they_give_one_by_one",
+        "test_grain_moves_as_smoothly_as_what_it_lies_on",
+        "test_no_more_canvases_are_held_than_are_needed",
+        "test_only_wanted_frames_and_their_neighbours_are_computed",
+        "test_out_of_memory_means_smaller_tiles_also_for_the_next_frames",
+        "test_pictures_stay_on_their_device",
+        "test_sensor_noise_is_averaged_away",
+        "test_skipping_stays_near_the_full_computation",
+        "test_the_command_fits_the_named_photographs",
+        "test_the_models_own_tile_is_the_default",
+        "test_the_same_command_gives_the_same_numbers",
+        "test_the_same_seed_gives_the_same_numbers_in_any_order",
+        "test_tiles_are_counted_where_they_are_computed",
+        "test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result",
+        "test_what_only_fades_is_not_fused",
+    }
+)
 STARTING = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"})
 
 _started: list[str] = []
 
 
 def mark_slow(items: list[pytest.Item]) -> None:
-    """Mark every test that starts processes."""
+    """Mark every test that starts processes or is in `LONG`."""
     known: dict[CodeType, bool] = {}
     for item in items:
-        if isinstance(item, pytest.Function) and any(
-            _starts(function, known) for function in _functions(item)
+        if isinstance(item, pytest.Function) and (
+            item.originalname in LONG or any(_starts(function, known) for function in _functions(item))
         ):
             item.add_marker(pytest.mark.slow)
 

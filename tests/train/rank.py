@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from invsr_daemon.train import Options, train_files
+from invsr_daemon.train import TrainOptions, train_files
 
 
 def main() -> None:
     config, photographs, out, base = sys.argv[1:]
-    stage = train_files(Options(config, Path(photographs), Path(out), (base,), "cpu"))
+    stage = train_files(TrainOptions(config, Path(photographs), Path(out), (base,), "cpu"))
     torch.save(stage.trained.state_dict(), Path(out) / f"rank-{os.environ['RANK']}.pt")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from invsr_daemon.errors import ConfigError
-from invsr_daemon.train import Options, train_files
+from invsr_daemon.train import TrainOptions, train_files
 from invsr_daemon.train.batches import Batch, Draw, generator
 from invsr_daemon.train.loop import train
 from invsr_daemon.train.photographs import Photographs
@@ -47,7 +47,7 @@ def test_the_command_trains_and_goes_on(base: Path, photographs_folder: Path, tm
     assert "step 4/5" in finished.err
     assert (out / "samples" / "step-4.png").is_file()
     learnt = load_file(out / WEIGHTS)
-    train_files(Options(str(path), photographs_folder, out, (str(base),)))
+    train_files(TrainOptions(str(path), photographs_folder, out, (str(base),)))
     assert all(torch.equal(learnt[name], value) for name, value in load_file(out / WEIGHTS).items())
 
 
@@ -65,13 +65,13 @@ def test_every_error_is_told_at_once(tmp_path: Path) -> None:
 
 def test_a_base_without_the_parts_is_told(photographs_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no vae in no folder: name one with --base"):
-        train_files(Options("diffusion", photographs_folder, tmp_path / "out"))
+        train_files(TrainOptions("diffusion", photographs_folder, tmp_path / "out"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_told(photographs_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no CUDA device"):
-        train_files(Options("autoencoder", photographs_folder, tmp_path / "out", device="cuda"))
+        train_files(TrainOptions("autoencoder", photographs_folder, tmp_path / "out", device="cuda"))
 
 
 class BothRanks:

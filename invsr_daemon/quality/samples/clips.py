@@ -33,7 +33,7 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Motion:
+class ClipMotion:
     """Between two frames: `forward` belongs to the earlier one's pixels, `backward` to the later one's."""
 
     forward: Flow
@@ -51,7 +51,7 @@ class Step:
     index: int
     truth: Pixels
     poor: Pixels
-    motion: Motion | None
+    motion: ClipMotion | None
     static: Tensor | None
 
 

@@ -15,7 +15,7 @@ from ...media.decode import decode_chunk
 from ...media.probe import probe_video
 from ...records import Chunk, VideoInfo
 from ..picture_methods import SCALE
-from .clips import Flow, Motion, Pixels, Step, quantised, reduced
+from .clips import ClipMotion, Flow, Pixels, Step, quantised, reduced
 from .pictures import SMALLEST_SIDE
 from .scenes import MARGIN
 
@@ -65,14 +65,14 @@ class Filmed:
         return np.ascontiguousarray(eight[top : top + self.size[0], left : left + self.size[1]])
 
 
-def estimated_motion(earlier: Pixels, later: Pixels) -> Motion | None:
+def estimated_motion(earlier: Pixels, later: Pixels) -> ClipMotion | None:
     """By DIS flow (Kroeger et al., ECCV 2016), checked forth and back; None if that says it is a cut."""
     cv2.setNumThreads(1)  # it works in as many stripes, and they decide the result
     one, other = (cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (earlier, later))
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     forward = engine.calc(one, other, None)  # type: ignore[call-overload]  # None: nothing to begin with
     backward = engine.calc(other, one, None)  # type: ignore[call-overload]
-    motion = Motion(_checked(forward, backward), _checked(backward, forward))
+    motion = ClipMotion(_checked(forward, backward), _checked(backward, forward))
     return motion if motion.forward.valid.float().mean() > SAME_SHOT else None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..metrics.psnr_ssim import blurred, gaussian
-from .clips import Flow, Motion, Pixels, Step, quantised, reduced
+from .clips import ClipMotion, Flow, Pixels, Step, quantised, reduced
 from .spline import coefficients, sample
 
 # 3x3, float64: homogeneous coordinates (x, y, 1) of a frame's pixel -> of the texture or the shape.
@@ -159,9 +159,9 @@ class Camera:
                 picture[seen] = picture[seen] * (1 - share) + colours * share
             yield quantised(picture.view(*self._size, 3))
 
-    def motion(self, t: int) -> Motion:
+    def motion(self, t: int) -> ClipMotion:
         """Between frames t - 1 and t, t from 1 up."""
-        return Motion(self._flow(t - 1, t), self._flow(t, t - 1))
+        return ClipMotion(self._flow(t - 1, t), self._flow(t, t - 1))
 
     def static(self) -> Tensor:
         """bool [H,W]: one and the same resting layer is seen in every frame, and nothing else."""

@@ -30,7 +30,7 @@ CUT_TRUSTED, CUT_RESIDUAL = 0.5, 6.0
 
 
 @dataclass(frozen=True)
-class Motion:
+class FoundMotion:
     """Between a frame and the next one, both [h,w].
 
     `forward` [h,w,2]: what is at p in the earlier frame is at p + forward[p] (x, y) in the later one;
@@ -45,7 +45,7 @@ class Motion:
     still: Mask
 
 
-def between(earlier: Grey, later: Grey) -> Motion | None:
+def between(earlier: Grey, later: Grey) -> FoundMotion | None:
     """The motion between two grey frames; None at a cut. Several threads may ask at once."""
     if min(earlier.shape) < WINDOW:  # smaller than what DIS looks at: all of it new
         return None
@@ -66,7 +66,7 @@ def between(earlier: Grey, later: Grey) -> Motion | None:
     calm = np.quantile(telling, CALM_SHARE) if telling.size else 0.0
     still &= unmoved <= CALM_FACTOR * calm + CALM_LEAST
     forward[still], backward[still] = 0, 0
-    return Motion(forward, backward, leads | still, stems | still, still)
+    return FoundMotion(forward, backward, leads | still, stems | still, still)
 
 
 def _flow(dis: cv2.DISOpticalFlow, one: Grey, other: Grey) -> Flow:

@@ -1,9 +1,9 @@
-"""Frames fused with their neighbours along the motion.
+"""Fusion: each restored frame is averaged with its neighbours along the motion.
 
-A restorer sees every frame for itself, and what it makes of one and the same thing depends on how that
-happens to fall on the pixel grid. Each frame is therefore averaged with the one before and the one after
-(a third of its own weight each), both warped to it: what was invented differently each time goes, what all
-three show stays. Three frames are a finite memory: nothing depends on where a film's chunks begin.
+A restorer sees one frame at a time. What it makes of a thing depends on how the thing falls on the pixel
+grid, so the same thing flickers. The frames before and after are warped onto a frame and averaged with it,
+each with a third of its weight. What was invented anew in each frame goes; what all three show stays.
+Three frames are a finite memory: no result depends on where a film's chunks begin.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from torch.nn import functional
 from .traces import enlarged, sampled
 
 ROWS = 256
-# Mean difference between a frame and its warped neighbour (in LR, 0..1) up to which they show the same, and
-# from which on they do not.
+# Up to the first mean difference (LR, full range 1) a frame and its warped neighbour show the same; from the
+# second on they do not.
 ALIKE, UNLIKE = 3 / 255, 12 / 255
-# Of a neighbour that shows the same, for one of the frame itself: more is steadier, and softer.
+# The weight of a neighbour that shows the same; the frame itself has 1. More is steadier, and softer.
 SHARE = 0.35
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A neighbouring frame: restored [3,sH,sW]; `flow` float [2,H,W] leads from here to it, in LR pixels;
+    """A neighbouring frame.
 
-    `weight` float [H,W] within [0,1]: how far it shows the same.
+    `restored`: [3,sH,sW], s being the scale. `flow`: float [2,H,W], from here to the neighbour, in LR pixels.
+    `weight`: float [H,W] in [0,1], how far it shows the same.
     """
 
     restored: Tensor

@@ -1,6 +1,6 @@
-"""A film through the model: arrays and the motion between them in, restored pictures out.
+"""Films as arrays: frames go in, their motion is found, restored pictures come out.
 
-For the worker, and for whoever measures what the worker does.
+The worker uses this, and so does `evaluate`, which measures what the worker does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...records import TemporalSettings
 from ..noise import CanvasNoise
 from ..options import Options
 from ..tiled import PictureRestorer
-from . import flow as motion
+from . import flow
 from .averaging import FilmFrame
 from .restorer import FilmRestorer
 from .traces import Motion
@@ -47,11 +47,11 @@ def film_frames(frames: Iterable[Pixels], first: int, temporal: TemporalSettings
         return
     threads = min(MOST_THREADS, torch.get_num_threads())
     with ThreadPoolExecutor(threads, "motion") as pool:
-        previous: motion.Grey | None = None
-        ahead: deque[tuple[FilmFrame, Future[motion.Motion | None] | None]] = deque()
+        previous: flow.Grey | None = None
+        ahead: deque[tuple[FilmFrame, Future[flow.FoundMotion | None] | None]] = deque()
         for index, pixels in enumerate(frames, first):
-            grey = motion.grey(pixels)
-            found = None if previous is None else pool.submit(motion.between, previous, grey)
+            grey = flow.grey(pixels)
+            found = None if previous is None else pool.submit(flow.between, previous, grey)
             ahead.append((FilmFrame(index, _waiting(pixels)), found))
             previous = grey
             if len(ahead) > threads:
@@ -65,14 +65,14 @@ def _waiting(pixels: Pixels) -> Tensor:
     return picture(pixels) if pixels.dtype == np.uint16 else torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _with_motion(frame: FilmFrame, found: Future[motion.Motion | None] | None) -> FilmFrame:
+def _with_motion(frame: FilmFrame, found: Future[flow.FoundMotion | None] | None) -> FilmFrame:
     if found is None:
         return frame
     result = found.result()
     return replace(frame, motion=None if result is None else _tensors(result), cut=result is None)
 
 
-def _tensors(found: motion.Motion) -> Motion:
+def _tensors(found: flow.FoundMotion) -> Motion:
     """Half precision: many wait at once. It is exact to a sixty-fourth of a pixel up to 32 of them."""
     forward, backward = (
         torch.from_numpy(flow).permute(2, 0, 1).half() for flow in (found.forward, found.backward)

@@ -1,13 +1,13 @@
-"""Films: restored so that what stands still stands still, what moves moves, and nothing is done twice.
+"""Films through a restorer: steady in time, and nothing is computed twice.
 
-Four things, each with a finite memory, so that a chunk of a film comes out as if the whole had been
-restored at once (docs/temporal.md):
+Four steps make it so (docs/temporal.md). Each looks at a limited number of frames, so a chunk comes out as
+if the whole film had been restored at once:
 
-1. Where nothing moves, frames are averaged with those around them: sensor noise goes.
-2. Noise is anchored. Every `interval` frames (and on both sides of a cut) it is the canvas's own; in
-   between it follows the motion from the anchor before and from the one after, cross-faded.
-3. Tiles in which nothing changes from one anchor to the next are restored at the anchors alone, and
-   faded in between; a tile that repeats the previous frame's pixels is taken from there.
+1. Frames are averaged with those around them where nothing moves. This removes sensor noise.
+2. Noise is anchored. Every `interval` frames, and on both sides of a cut, it is the canvas's own. In between
+   it follows the motion from the anchor before and from the anchor after, and is cross-faded.
+3. Tiles in which nothing changes from one anchor to the next are restored at the anchors only, and faded in
+   between. A tile that repeats the pixels of the previous frame is taken from there.
 4. Each frame is fused with its neighbours along the motion.
 """
 
@@ -63,10 +63,19 @@ class FilmRestorer:
         frame_batch: int = 1,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """`interval`: frames from anchor to anchor; `tolerance`: what counts as no change, within [0,1];
+        """Prepare for one film.
 
-        `frame_batch`: frames whose tiles are handed to the model together; `alive` is called after each tile.
-        Raises ValueError if the model cannot take the options' tile.
+        Args:
+            model: restores the tiles.
+            options: how, as for pictures.
+            seed: of the noise.
+            interval: frames from one anchor to the next.
+            tolerance: a pixel that changes by less, of a full range of 1, has not changed.
+            frame_batch: frames whose tiles are handed to the model together.
+            alive: is called after each tile.
+
+        Raises:
+            ValueError: the model cannot take the options' tile.
         """
         self._model = model
         self.scale = model.scale

@@ -1,4 +1,4 @@
-"""Motion through a film: flows between neighbours, and traces to an anchor.
+"""Motion through a film as tensors: flows between neighbouring frames, and traces to an anchor.
 
 Everything is on the LR grid; flows and displacements are in LR pixels, (x, y).
 """

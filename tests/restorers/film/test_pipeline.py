@@ -12,7 +12,7 @@ from skimage import data
 
 from invsr_daemon import InvSR
 from invsr_daemon.records import TemporalSettings
-from invsr_daemon.restorers.film import flow as motion
+from invsr_daemon.restorers.film import flow
 from invsr_daemon.restorers.film.pipeline import Pixels, film_frames, picture, restore_film
 from invsr_daemon.restorers.noise import CanvasNoise
 from invsr_daemon.restorers.options import Options
@@ -80,7 +80,7 @@ def test_motion_is_found_ahead_and_in_order(threads: int) -> None:
         torch.set_num_threads(before)
     assert [frame.index for frame in found] == list(range(8))
     for frame, one, other in zip(found[1:], given, given[1:], strict=False):
-        expected = motion.between(motion.grey(one), motion.grey(other))
+        expected = flow.between(flow.grey(one), flow.grey(other))
         assert frame.motion is not None
         assert expected is not None
         assert np.array_equal(frame.motion.stems.numpy(), expected.stems)
