@@ -7,8 +7,8 @@ A test starts processes if it, a helper of the tests that it calls, or a fixture
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -21,7 +21,6 @@ STARTERS = frozenset(
         "Site",
         "make_home",
         "booted",
-        "chaos",
         "Child",
         "MediaProcess",
         "MediaProcesses",
@@ -100,11 +99,18 @@ def _starts(function: Callable[..., Any], known: dict[CodeType, bool]) -> bool:
     if code not in known:
         known[code] = False  # while it is looked at: functions may call each other
         names = set(_names(code))
-        helpers = (function.__globals__.get(name) for name in names)
         known[code] = bool(names & STARTERS) or any(
-            _starts(_unwrapped(helper), known) for helper in helpers if callable(helper)
+            _starts(_unwrapped(helper), known) for helper in _helpers(names, function.__globals__)
         )
     return known[code]
+
+
+def _helpers(names: set[str], known: Mapping[str, Any]) -> Iterator[Callable[..., Any]]:
+    """What these names may call, themselves or as part of one of our modules."""
+    found = [known[name] for name in names if name in known]
+    modules = [each for each in found if isinstance(each, ModuleType) and each.__name__.startswith("tests.")]
+    parts = (vars(module).get(name) for module in modules for name in names)
+    yield from (each for each in (*found, *parts) if callable(each))
 
 
 def _names(code: CodeType) -> Iterator[str]:
