@@ -26,17 +26,23 @@ STARTERS = frozenset(
         "MediaProcesses",
         "find_devices",
         "choose_devices",
+        "check_torch",
+        "check_encoders",
     }
 )
 # Tests that compute for a second or more on a machine of today: see `pytest --durations=50 -m 'not slow'`.
 LONG = frozenset(
     {
         "test_a_discriminator_learns_to_tell_noise_from_flatness",
+        "test_a_film_has_its_scale_and_its_frames",
         "test_a_killed_run_resumes_bit_for_bit",
         "test_a_pan_is_steadier_than_frames_by_themselves",
         "test_a_phase_begins_anchors_and_chunks_at_other_frames",
         "test_a_pulled_model_restores_and_nothing_needless_is_left",
         "test_chunks_leave_no_seams",
+        "test_each_precision_that_it_bears",
+        "test_every_tile_is_computed_once",
+        "test_every_tile_of_a_batch_is_as_if_alone",
         "test_films_are_put_together_in_main_memory_if_asked",
         "test_films_stay_on_their_device",
         "test_frames_together_give_what_they_give_one_by_one",
@@ -44,6 +50,7 @@ LONG = frozenset(
         "test_no_more_canvases_are_held_than_are_needed",
         "test_only_wanted_frames_and_their_neighbours_are_computed",
         "test_out_of_memory_means_smaller_tiles_also_for_the_next_frames",
+        "test_pictures_of_any_size",
         "test_pictures_stay_on_their_device",
         "test_sensor_noise_is_averaged_away",
         "test_skipping_stays_near_the_full_computation",
@@ -52,6 +59,7 @@ LONG = frozenset(
         "test_the_same_command_gives_the_same_numbers",
         "test_the_same_seed_gives_the_same_numbers_in_any_order",
         "test_tiles_are_counted_where_they_are_computed",
+        "test_the_same_gives_the_same_bytes",
         "test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result",
         "test_what_only_fades_is_not_fused",
     }
