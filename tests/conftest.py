@@ -118,17 +118,37 @@ def _new(before: dict[int, str], after: dict[int, str]) -> list[str]:
 def _children() -> dict[int, str]:
     """Command by process id, of our children, whether they run or were never waited for."""
     children = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    for number in _child_ids():
         try:
-            # "pid (name) state ppid ...", where the name may hold spaces and brackets
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (OSError, IndexError):  # gone meanwhile
+            command = (
+                Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
+        except OSError:  # gone meanwhile
             continue
         # multiprocessing keeps one resource tracker until the interpreter ends.
-        if parent == os.getpid() and "multiprocessing.resource_tracker" not in command:
-            children[int(folder.name)] = command or "a zombie: it ended, but nobody waited for it"
+        if "multiprocessing.resource_tracker" not in command:
+            children[number] = command or "a zombie: it ended, but nobody waited for it"
     return children
+
+
+def _child_ids() -> list[int]:
+    """The kernel's own list of them, by thread, where it keeps one: to look at all processes takes long."""
+    try:
+        lists = [
+            Path(f"/proc/self/task/{thread}/children").read_text() for thread in os.listdir("/proc/self/task")
+        ]
+        return [int(number) for numbers in lists for number in numbers.split()]
+    except OSError:  # it keeps none, or a thread has ended meanwhile
+        return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _parent(folder) == os.getpid()]
+
+
+def _parent(folder: Path) -> int | None:
+    """The parent's process id; None if the process is gone."""
+    try:
+        # "pid (name) state ppid ...", where the name may hold spaces and brackets
+        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
 
 
 def _tolerated(thread: threading.Thread) -> bool:
