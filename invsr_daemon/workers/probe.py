@@ -1,7 +1,7 @@
 """What `invsr-daemon doctor` asks in a process of its own: a broken driver may crash it, or hang it.
 
-    python -m invsr_daemon.doctor_probe torch
-    python -m invsr_daemon.doctor_probe encoders '[{"codec": "h264", ...}]'
+    python -m invsr_daemon.workers.probe torch
+    python -m invsr_daemon.workers.probe encoders '[{"codec": "h264", ...}]'
 
 One JSON object per line on stdout, each as soon as it is known; all else goes to stderr.
 """
