@@ -232,6 +232,15 @@ class ImageTask:
 Task = VideoTask | ImageTask
 
 
+SMALLEST_SIDE = 8  # of an input, in pixels
+BT601_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: the shares of red, green and blue
+
+
+def largest_level(bits: int) -> int:
+    """The largest level of integers of so many bits: more than 8 are held in 16."""
+    return 65535 if bits > 8 else 255
+
+
 def output_size(width: int, height: int, scale: float, *, even: bool) -> tuple[int, int]:
     """(width, height) of the result; `even` for chroma-subsampled pixel formats."""
     if even:

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import hub
 from ..errors import ConfigError
 from ..files.publishing import PublishPolicy
-from ..jobs.workfolders import room_of
+from ..jobs.workfolders import subfolder_of
 from ..media.names import PICTURE_SUFFIXES
 from ..settings.settings import Settings
 from ..store.rows import JobKind, JobRow, NewJob
@@ -97,7 +97,7 @@ def runner_job(row: JobRow, now: Settings) -> Job:
         name=f"job {row.id}",
         policy=publish_policy(settings),
         priority=(-row.priority, 0 if row.kind == "image" else 1, row.id),
-        room=room_of(row.id),
+        subfolder=subfolder_of(row.id),
     )
 
 

@@ -10,7 +10,7 @@ import time
 from .. import logs
 from ..errors import DiskFullError, Interrupted, InvsrError, ResourceError
 from ..jobs.observing import Result
-from ..jobs.workfolders import clear_room, room_of
+from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..logs import counted
 from ..settings.folders import Folders
 from ..store.rows import JobRow, State
@@ -54,7 +54,7 @@ class Outcomes:
         """
         row = await self._ledger.write(lambda store: store.job(job))
         if row.state == "done":
-            await self._clear_room(job)
+            await self._clear_subfolder(job)
         problem = await asyncio.to_thread(tidy_up, row, self._settings.now)
         if problem is None:
             await self._ledger.write(lambda store: store.mark_tidy(job))
@@ -80,7 +80,7 @@ class Outcomes:
         )
         for job in earlier:
             log.info("%s: job %d, which had failed, is cancelled: %s", row.relative, job, REPLACED)
-            await self._clear_room(job)
+            await self._clear_subfolder(job)
         seconds = now - (row.started or now)
         frames = counted(result.frames, "frame")
         log.info("%s -> %s (%s, %.1f s)", row.relative, result.output, frames, seconds)
@@ -113,7 +113,7 @@ class Outcomes:
     async def _give_up_replaced(self, row: JobRow) -> None:
         reason = REPLACED if os.path.lexists(row.source) else GONE
         log.warning("%s: %s", row.relative, reason)
-        await self._clear_room(row.id)
+        await self._clear_subfolder(row.id)
         await self._ledger.write(lambda store: store.cancel(row.id, time.time(), reason))
 
     async def _cut_off(self, row: JobRow) -> None:
@@ -133,5 +133,5 @@ class Outcomes:
         await self._ledger.write(lambda store: store.fail(row.id, reason, time.time()))
         await self.tidy(row.id)
 
-    async def _clear_room(self, job: int) -> None:
-        await asyncio.to_thread(clear_room, self._folders.state, room_of(job))
+    async def _clear_subfolder(self, job: int) -> None:
+        await asyncio.to_thread(clear_subfolder, self._folders.state, subfolder_of(job))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .. import logs
 from ..errors import ResourceError
-from ..jobs.workfolders import clear_room, room_of
+from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..store.rows import JobRow
 from ..store.store import Store
 from .gate import FolderGuard, Gate
@@ -64,6 +64,6 @@ def forget_files(state_dir: Path, rows: Sequence[JobRow]) -> list[int]:
     A file that still lies in the inbox needs its record: it would be taken for a new one.
     """
     for row in rows:
-        clear_room(state_dir, room_of(row.id))
+        clear_subfolder(state_dir, subfolder_of(row.id))
         logs.remove(state_dir, row.id)
     return [row.id for row in rows if not os.path.lexists(row.source)]

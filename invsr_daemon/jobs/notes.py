@@ -17,7 +17,7 @@ from ..wire.plans import Plan
 def _note_file(plan: Plan) -> Path:
     """The key leaves out where the result goes: pieces serve any place, but a note is about one."""
     named = hashlib.sha256(f"{plan.key} {plan.job.name}".encode(errors="surrogateescape")).hexdigest()
-    return plan.job.settings.state_dir / "done" / plan.job.room / f"{named[:32]}.json"
+    return plan.job.settings.state_dir / "done" / plan.job.subfolder / f"{named[:32]}.json"
 
 
 def write_note(plan: Plan, imprint: Imprint) -> None:

@@ -14,7 +14,7 @@ from ..files.publishing import clear, explained
 from ..wire.plans import Plan
 
 
-def room_of(job: int) -> str:
+def subfolder_of(job: int) -> str:
     """The folder of work files that is this job's."""
     return f"job-{job}"
 
@@ -52,7 +52,7 @@ def _remove_unused(work: Path) -> None:
 def discard(plan: Plan) -> None:
     """Remove a plan's finished pieces."""
     shutil.rmtree(plan.work, ignore_errors=True)
-    if plan.job.room:
+    if plan.job.subfolder:
         with suppress(OSError):  # pieces under another key may lie there
             plan.work.parent.rmdir()
 
@@ -60,7 +60,7 @@ def discard(plan: Plan) -> None:
 def clean_up_after(plan: Plan) -> None:
     """Remove what a run left that was killed after publishing: all pieces are there then."""
     clear(plan.output, plan.key)
-    if plan.job.room:
+    if plan.job.subfolder:
         discard(plan)
     elif plan.work.is_dir():
         with suppress(InvsrError), lock_work(plan.work):  # they may serve a run for another place by now
@@ -68,10 +68,10 @@ def clean_up_after(plan: Plan) -> None:
                 discard(plan)
 
 
-def clear_room(state_dir: Path, room: str) -> None:
+def clear_subfolder(state_dir: Path, subfolder: str) -> None:
     """Remove everything that is kept of a job: it will not be run again."""
     for folder in ("work", "done"):
-        shutil.rmtree(state_dir / folder / room, ignore_errors=True)
+        shutil.rmtree(state_dir / folder / subfolder, ignore_errors=True)
 
 
 @contextmanager

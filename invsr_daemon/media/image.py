@@ -27,7 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import ConfigError, InputError
 from ..files.durable import attempt_at, finish_attempt
-from ..records import ImageInfo, ImageSettings
+from ..records import SMALLEST_SIDE, ImageInfo, ImageSettings
 from .encode import writing_error
 from .extras import (
     HOLDS,
@@ -70,7 +70,6 @@ TIFF_COMPRESSIONS = {
 LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
 BITS_8, BITS_16 = 8, 16
 TIFF_BITS_PER_SAMPLE = 258
-SMALLEST_SIDE = 8
 IMAGE_WIDTH, IMAGE_LENGTH, DNG_VERSION = 256, 257, 50706
 # What Pillow's plugins raise over damaged files.
 DAMAGE = (

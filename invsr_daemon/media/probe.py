@@ -26,13 +26,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..records import Chunk, Film, SeekPoint, StreamInfo, VideoInfo
+from ..records import SMALLEST_SIDE, Chunk, Film, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of, subsampling
 from .foreign import check_supported
 from .source import check_regular, open_source
 from .whole import check_complete
 
-SMALLEST_SIDE, OPAQUE = 8, 255
+OPAQUE = 255
 # Containers whose header states a duration that the packets must reach, and how far they may miss.
 STATED_DURATION = ("matroska", "mov", "flv", "asf", "avi", "nut")
 MISSING_SECONDS = 0.4

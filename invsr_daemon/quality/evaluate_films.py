@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..media.names import PICTURE_SUFFIXES
+from ..records import SMALLEST_SIDE
 from ..settings.reading import load
 from ..settings.settings import Settings
 from .evaluate_pictures import (
@@ -54,7 +55,7 @@ from .samples.clips import Clip, Pixels, Step
 from .samples.films import Filmed
 from .samples.generated import CLIPS, Studio, generated
 from .samples.photographs import read_photographs
-from .samples.pictures import SMALLEST_SIDE, find_sources
+from .samples.pictures import find_sources
 from .tiles import Tiles
 
 FRAMES = 48

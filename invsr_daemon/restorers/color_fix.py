@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .tiling import ROWS
+
 WAVELET_LEVELS = 5
 REACH = 2**WAVELET_LEVELS - 1  # of the blurs together
-ROWS = 256
 
 # BT.601 studio range (MATLAB's rgb2ycbcr) without its offsets 16, 128, 128, which cancel on the way back.
 _TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.nn import functional
 
+from .tiling import ROWS
+
 WINDOW = 9
-ROWS = 256
 # A deviation from which on more of it means an edge, not texture, and takes less grain. Of a full range of 1.
 EDGE = 0.05
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .tiling import Tile, TilePlan
+from .tiling import ROWS, Tile, TilePlan
 
 # What each of these is drawn for, by its number. Others get a number from their name.
 _STREAMS = ("noise_predictor", "vae", "grain", "thresholds")
@@ -27,7 +27,6 @@ GRAIN_CELL = 2  # grain is drawn for squares of so many LR pixels a side
 # How much of its neighbours' mean a grain takes on. Single pixels look like a fault, not like texture.
 # Reading between pixels makes neighbours more alike: a film's are less so to begin with.
 CLUMPS, FILM_CLUMPS = 0.5, 0.35
-ROWS = 256
 
 
 @dataclass(frozen=True)

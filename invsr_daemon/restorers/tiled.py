@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..records import SMALLEST_SIDE
 from .batches import Canvas, TileBatches
 from .blending import Blend, reflect_pad
 from .color_fix import FIXES, ColorFix
@@ -21,7 +22,6 @@ from .options import Options, Unit
 from .protocol import Restorer
 from .tiling import TilePlan, Tiling, plan_tiles
 
-SMALLEST_SIDE = 8
 # Beyond this many output pixels the canvas stays in main memory: it would crowd out the networks.
 LARGEST_DEVICE_CANVAS = 64_000_000
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+ROWS = 256  # how many of a large picture are computed at once
 FILLED_STEP = 2  # draws of noise lie on squares of two LR pixels
 
 

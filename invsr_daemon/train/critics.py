@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import ConfigError
+from ..records import BT601_LUMA
 from ..restorers.invsr.compact import ResidualBlock
 
 RESIDUAL_BLOCKS = (ResidualBlock, ResnetBlock2D)
@@ -24,7 +25,6 @@ RESIDUAL_BLOCKS = (ResidualBlock, ResnetBlock2D)
 VGG_WEIGHTS = "vgg16-*.pth"
 # Brings high frequencies to about the pictures' own range.
 HIGH_FREQUENCY_GAIN = 4.0
-LUMA = (0.299, 0.587, 0.114)  # BT.601, where PSNR and SSIM are measured
 LUMA_FLOOR = (2 / 255) ** 2  # an error of one level of 255, squared: less is none
 TEXTURE_SCALES = 2
 TEXTURE_WINDOW = 8
@@ -78,7 +78,7 @@ def luma_distance(restored: Tensor, sharp: Tensor) -> Tensor:
     Of a logarithm every picture's share is as large as any other's; of squared errors themselves, pictures
     that are full of detail or noise have nearly all.
     """
-    apart = torch.einsum("bchw,c->bhw", restored - sharp, restored.new_tensor(LUMA))
+    apart = torch.einsum("bchw,c->bhw", restored - sharp, restored.new_tensor(BT601_LUMA))
     return (apart.square().mean((1, 2)) + LUMA_FLOOR).log()
 
 

@@ -33,8 +33,8 @@ class Job:
     """One input and everything that decides its result. `source` is absolute and no symlink.
 
     `name` tells apart jobs that agree in all else: each has a result of its own. `priority`: lower ones get
-    workers first. `room` is a folder for all that is kept of the job, whatever its key becomes: see
-    `runner.clear_room`.
+    workers first. `subfolder` is a folder for all that is kept of the job, whatever its key becomes: see
+    `workfolders.clear_subfolder`.
     """
 
     source: Path
@@ -45,7 +45,7 @@ class Job:
     name: str
     policy: PublishPolicy
     priority: Priority = ()
-    room: str = ""
+    subfolder: str = ""
 
 
 @dataclass(frozen=True)

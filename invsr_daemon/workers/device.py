@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ResourceError
-from ..records import ModelSettings
+from ..records import ModelSettings, largest_level
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, picture, restore_film
 from ..restorers.noise import CanvasNoise
@@ -44,7 +44,7 @@ class DeviceRestorer:
                 with memory_errors():
                     model = self.model(settings)
                     restored = model.restored(frames, noises, self._options(settings, size), alive)
-                    return quantised(restored[0], _top(pixels))
+                    return quantised(restored[0], largest_level(8 * pixels.itemsize))
             except MemoryError as error:
                 self.spare_memory(settings, error)
 
@@ -144,10 +144,6 @@ def memory_errors() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise MemoryError(str(error)) from error
         raise
-
-
-def _top(pixels: Pixels) -> int:
-    return 65535 if pixels.dtype == np.uint16 else 255
 
 
 @torch.inference_mode()

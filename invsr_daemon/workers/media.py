@@ -135,7 +135,7 @@ def _check_output(width: int, height: int, most: int) -> None:
 
 
 def _work_folder(job: Job, key: str) -> Path:
-    return job.settings.state_dir / "work" / job.room / key[:32]
+    return job.settings.state_dir / "work" / job.subfolder / key[:32]
 
 
 def join(plan: Plan, partial: Path) -> None:

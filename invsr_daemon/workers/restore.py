@@ -21,7 +21,7 @@ from torch import Tensor
 from ..media.decode import RgbFrame, decode_chunk
 from ..media.encode import film_size, open_chunk
 from ..media.image import image_format, read_image, write_image
-from ..records import ImageTask, Task, VideoTask, output_size
+from ..records import ImageTask, Task, VideoTask, largest_level, output_size
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
 from ..wire.events import AttemptProgress, Progress
@@ -48,7 +48,7 @@ def restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress)
 
 def _restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
     size = film_size(task.info, task.video, task.model.scale)
-    top = 65535 if task.info.depth > 8 else 255
+    top = largest_level(task.info.depth)
     with (
         open_chunk(task.output, task.info, task.chunk, task.video, task.model.scale) as encoder,
         read_ahead(_frames(task), QUEUED_FRAMES) as frames,

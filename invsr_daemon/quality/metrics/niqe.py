@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...errors import InvsrError
+from ...records import BT601_LUMA
 from .psnr_ssim import blurred, gaussian
 
 PATCH = 96
@@ -43,7 +44,6 @@ FEWEST_PATCHES = 9
 LONGEST_SIDE = 1024
 # Below this variance (8-bit numbers) there is only rounding: one step in a window's corner makes 1e-4.
 FLAT = 1e-6
-LUMA = (0.299, 0.587, 0.114)
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 PRISTINE = Path(__file__).with_name("niqe_pristine.npz")
 TRAINING_LIST = Path(__file__).parents[2] / "train" / "configs" / "photographs.txt"
@@ -183,7 +183,7 @@ def fit(pictures: Sequence[Tensor], names: Sequence[str]) -> Pristine:
 
 def _grey(picture: Tensor) -> Tensor:
     """Full-range luma of 8 bits, [1,1,H,W] float64."""
-    weights = torch.tensor(LUMA, dtype=torch.float64)
+    weights = torch.tensor(BT601_LUMA, dtype=torch.float64)
     levels = picture.detach().cpu().double().mul(255).round()
     return torch.einsum("c,chw->hw", weights, levels).round()[None, None]
 

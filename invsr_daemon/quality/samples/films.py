@@ -13,10 +13,9 @@ import torch
 from ...errors import InputError
 from ...media.decode import decode_chunk
 from ...media.probe import probe_video
-from ...records import Chunk, VideoInfo
+from ...records import SMALLEST_SIDE, Chunk, VideoInfo
 from ..picture_methods import SCALE
 from .clips import ClipMotion, Flow, Pixels, Step, quantised, reduced
-from .pictures import SMALLEST_SIDE
 from .scenes import MARGIN
 
 # Forth and back agree about less of the frame than this: it is a cut, not motion.

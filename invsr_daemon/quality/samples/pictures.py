@@ -18,14 +18,13 @@ from ...media.decode import decode_chunk
 from ...media.image import probe_image, read_image
 from ...media.names import FILM_SUFFIXES, PICTURE_SUFFIXES
 from ...media.probe import probe_video
-from ...records import Chunk
+from ...records import SMALLEST_SIDE, Chunk, largest_level
 from ...train import degrade
 from ..picture_methods import SCALE
 
 Degradation = Literal["bicubic", "blur", "noise", "realistic", "none"]
 DEGRADATIONS: tuple[Degradation, ...] = get_args(Degradation)
 # The networks' smallest input, and of the truth what becomes it.
-SMALLEST_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _pictures(source: Source, frames: int, max_pixels: int) -> Iterator[tuple[st
 
 def _tensor(pixels: NDArray[np.generic]) -> Tensor:
     """[H,W,3] uint8 or uint16 -> [1,3,H,W] float32 in [0,1]."""
-    largest = 65535 if pixels.dtype == np.uint16 else 255
+    largest = largest_level(8 * pixels.itemsize)
     return torch.from_numpy(pixels.astype(np.float32) / largest).permute(2, 0, 1)[None].contiguous()
 
 

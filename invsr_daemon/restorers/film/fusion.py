@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..tiling import ROWS
 from .traces import enlarged, sampled
 
-ROWS = 256
 # Up to the first mean difference (LR, full range 1) a frame and its warped neighbour show the same; from the
 # second on they do not.
 ALIKE, UNLIKE = 3 / 255, 12 / 255

@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..noise import FILM_CLUMPS, ROWS, CanvasNoise, Draw, cut_field, generator_of
-from ..tiling import Tile, TilePlan
+from ..noise import FILM_CLUMPS, CanvasNoise, Draw, cut_field, generator_of
+from ..tiling import ROWS, Tile, TilePlan
 from .traces import Trace, enlarged, sampled
 
 # A film's grains so many squared pixels apart are alike by 1/e, between pixels.

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...records import TemporalSettings
+from ...records import TemporalSettings, largest_level
 from ..noise import CanvasNoise
 from ..options import Options
 from ..tiled import PictureRestorer
@@ -26,13 +26,12 @@ from .restorer import FilmRestorer
 from .traces import Motion
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-LEVELS = 255
 MOST_THREADS = 8
 
 
 def picture(pixels: Pixels) -> Tensor:
     """[H,W,3] -> float32 [3,H,W] in [0,1]."""
-    top = 65535 if pixels.dtype == np.uint16 else LEVELS
+    top = largest_level(8 * pixels.itemsize)
     return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / top
 
 
@@ -103,7 +102,7 @@ def restore_film(
         options,
         seed=seed,
         interval=temporal.anchor_interval,
-        tolerance=temporal.static_tolerance / LEVELS,
+        tolerance=temporal.static_tolerance / largest_level(8),
         frame_batch=frame_batch,
         alive=alive,
     )
