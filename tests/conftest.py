@@ -1,8 +1,7 @@
 """What every test is held to: nothing may be left behind, and no error may pass in silence.
 
 A test fails if it leaves a child process, a thread or an open file, or if something logged an error
-(unless it is marked `logs_errors`). A test that starts processes has to be marked `slow`; `mark_slow` does
-that for nearly all of them.
+(unless it is marked `logs_errors`). A test that starts processes has to be marked `slow`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 import pytest
 from hypothesis import settings
 
-from tests.support.slow import count_starts, mark_slow, started
+from tests.support.process_starts import ProcessStarts
 
 if TYPE_CHECKING:
     from invsr_daemon import InvSR
@@ -37,12 +36,11 @@ settings.register_profile("invsr", deadline=None, derandomize=True, database=Non
 settings.load_profile("invsr")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    mark_slow(items)
-
-
-def pytest_sessionstart() -> None:
-    count_starts()
+@pytest.fixture(scope="session")
+def process_starts() -> ProcessStarts:
+    starts = ProcessStarts()
+    starts.listen()
+    return starts
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +51,11 @@ def no_stray_children() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_processes_unless_slow(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = len(started())
+def no_processes_unless_slow(request: pytest.FixtureRequest, process_starts: ProcessStarts) -> Iterator[None]:
+    before = len(process_starts.seen)
     yield
     if not request.node.get_closest_marker("slow"):
-        new = started()[before:]
+        new = process_starts.seen[before:]
         assert not new, f"a test that starts processes is to be marked `slow`: {new}"
 
 

@@ -19,6 +19,8 @@ from PIL import Image
 from tests.support.command import Finished, Home
 from tests.support.processing import FRAMES, SETTINGS, listing, sound, times
 
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
+
 
 def test_a_film_keeps_its_times_and_its_sound(home: Home, film: Path) -> None:
     finished = home.run("process", film, "-o", "out/", "-c", SETTINGS)

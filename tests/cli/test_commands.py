@@ -14,6 +14,8 @@ from invsr_daemon.settings.settings import MOST_STEPS
 from invsr_daemon.timesteps import LARGEST_START
 from tests.support.command import Home
 
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:

@@ -192,6 +192,7 @@ with only_daemon(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_only_one_daemon_on_a_state_folder(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -231,6 +232,7 @@ def test_a_state_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_lines_for_people_journald_and_programs(tmp_path: Path) -> None:
     script = (
         "import logging, sys\n"

@@ -32,6 +32,8 @@ from tests.conftest import DATA
 from tests.support.command import PATIENCE_SECONDS, wait_until
 from tests.support.daemons import Site, contents, cpu_seconds, film, kill, picture, resident_bytes, stop
 
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
+
 FRAMES = 40
 MOST_MEMORY = 80_000_000
 CHUNKS = 6  # eight frames each, but cut where a keyframe is near

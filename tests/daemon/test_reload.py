@@ -43,11 +43,13 @@ def test_what_needs_a_restart_is_named(tmp_path: Path) -> None:
     assert needing_restart(before, before) == []
 
 
+@pytest.mark.slow
 def test_without_a_request_nothing_is_read(tmp_path: Path) -> None:
     before = settings_in(tmp_path)
     assert reloaded(before, settings_in(tmp_path, scale=2), requested=False) is before
 
 
+@pytest.mark.slow
 def test_new_settings_hold_but_what_needs_a_restart_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -57,6 +59,7 @@ def test_new_settings_hold_but_what_needs_a_restart_stays(
     assert "workers: changes need a restart" in caplog.messages
 
 
+@pytest.mark.slow
 @pytest.mark.logs_errors
 def test_a_new_folder_in_the_inbox_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = settings_in(tmp_path)

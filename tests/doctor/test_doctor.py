@@ -48,6 +48,7 @@ def _by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
+@pytest.mark.slow
 def test_nothing_fails_where_all_is_well(tmp_path: Path) -> None:
     finished = _doctor(tmp_path, "--json")
     findings = _by_name(Finding(**json.loads(line)) for line in finished.out.splitlines())
@@ -62,6 +63,7 @@ def test_nothing_fails_where_all_is_well(tmp_path: Path) -> None:
     assert [list((tmp_path / name).iterdir()) for name in ("inbox", "outbox", "state")] == [[], [], []]
 
 
+@pytest.mark.slow
 def test_everything_that_ails_is_told_at_once_and_how_to_mend_it(tmp_path: Path) -> None:
     """Among it a check that breaks: the status of a running daemon that cannot be read."""
     (tmp_path / "notes.txt").touch()
@@ -93,12 +95,14 @@ def test_everything_that_ails_is_told_at_once_and_how_to_mend_it(tmp_path: Path)
     assert "open files" in finished.out
 
 
+@pytest.mark.slow
 def test_a_wrong_configuration_has_exit_code_2(tmp_path: Path) -> None:
     finished = _doctor(tmp_path, scael=2)
     assert finished.code == 2
     assert "did you mean 'scale'" in finished.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("torch", "told"),
     [
@@ -118,6 +122,7 @@ def test_a_torch_that_breaks_is_a_finding(
     assert "pip install" in finding.mend
 
 
+@pytest.mark.slow
 def test_encoders_that_cannot_be_tried_fail_only_if_they_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

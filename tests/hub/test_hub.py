@@ -124,6 +124,7 @@ def closed_port() -> int:
 # ------------------------------------------------------------------------------------ a whole pull
 
 
+@pytest.mark.slow
 def test_a_pulled_model_restores_and_nothing_needless_is_left(
     get: Callable[..., Path], server: HubServer, models: Path
 ) -> None:
@@ -566,6 +567,7 @@ def test_the_listing_tells_what_is_there(installed: Path, models: Path) -> None:
     assert not listing(models)[1].installed
 
 
+@pytest.mark.slow
 def test_finding_models_imports_nothing_heavy() -> None:
     code = (
         "import sys, invsr_daemon.hub as hub; hub.listing(); "

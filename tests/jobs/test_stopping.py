@@ -31,6 +31,7 @@ def test_the_first_signal_tells_and_the_second_cancels(number: signal.Signals) -
     assert told == [True]
 
 
+@pytest.mark.slow
 def test_leaving_waits_for_no_thread_and_loses_no_words() -> None:
     script = (
         "import threading, time; from invsr_daemon.jobs.stopping import leave_now\n"

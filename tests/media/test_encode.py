@@ -358,6 +358,7 @@ for target in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_a_chunk_shorter_than_the_encoders_delay(tmp_path: Path) -> None:
     """x265 sets no dts then: what was in that memory shifted every time, once it held a pointer."""
     done = subprocess.run(

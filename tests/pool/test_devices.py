@@ -11,6 +11,7 @@ from invsr_daemon.pool.devices import choose_devices
 from invsr_daemon.settings.devices import device_names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "workers", "chosen"),
     [
@@ -41,6 +42,7 @@ def stand_in_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) 
     monkeypatch.setattr(devices, "ACCELERATOR_NODES", (Path("/dev/null"),))
 
 
+@pytest.mark.slow
 def test_torch_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = tmp_path / "asked"
     stand_in_python(monkeypatch, tmp_path, f"""echo >> {asked}; echo '["cuda:0", "cuda:1"]'""")
@@ -48,6 +50,7 @@ def test_torch_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert asked.read_text() == "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "said"),
     [

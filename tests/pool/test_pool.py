@@ -18,6 +18,8 @@ from invsr_daemon.pool.media import MediaProcess
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.wire.requests import Check, dump_request
 
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
+
 DYING_SECONDS = 10.0
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.promises import chaos
+
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
 
 def test_kills_at_random_moments_break_no_promise(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def assert_crashes_leave_no_trace(site: Site, source: Path, crash: Runner, resul
     assert "Traceback" not in site.log
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_change_while_a_film_is_published(tmp_path: Path, crash: Runner) -> None:
     archive = {"after": "archive", "archive": str(tmp_path / "site" / "archive")}
     site = Site.make(tmp_path / "site", originals=archive, results={"sidecar": True, "mode": "0640"})
@@ -137,6 +138,7 @@ def test_a_crash_at_any_change_while_a_film_is_published(tmp_path: Path, crash: 
     assert_crashes_leave_no_trace(site, source, crash, {"film.mp4", "film.mp4.json"})
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_change_while_a_picture_replaces_another(tmp_path: Path, crash: Runner) -> None:
     archive = {"after": "archive", "archive": str(tmp_path / "site" / "archive")}
     site = Site.make(tmp_path / "site", originals=archive, results={"collision": "overwrite"})
@@ -145,6 +147,7 @@ def test_a_crash_at_any_change_while_a_picture_replaces_another(tmp_path: Path, 
     assert_crashes_leave_no_trace(site, picture(tmp_path / "a.png"), crash, {"a.png"})
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_change_while_a_failure_is_laid_aside(tmp_path: Path, crash: Runner) -> None:
     site = Site.make(tmp_path / "site", failures={"move_to": str(tmp_path / "site" / "failed")})
     (tmp_path / "junk.mp4").write_text("no film")
@@ -160,6 +163,7 @@ def test_a_crash_at_any_change_while_a_failure_is_laid_aside(tmp_path: Path, cra
     assert points >= 5
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_while_results_are_synced(tmp_path: Path, crash: Runner) -> None:
     """First its file, then its folder, when it has its name there already: each costs an attempt."""
     site = Site.make(tmp_path / "site")
@@ -172,6 +176,7 @@ def test_a_disk_that_fails_while_results_are_synced(tmp_path: Path, crash: Runne
     assert site.log.count("Input/output error") == 2
 
 
+@pytest.mark.slow
 def test_a_folder_that_fails_when_it_is_synced(tmp_path: Path) -> None:
     """By the kernel's own answer, once, when the result has its name already: it is not published twice."""
     site = Site.make(tmp_path)
@@ -228,6 +233,7 @@ def remount(pid: int, folder: Path, how: str) -> None:
     inside(pid, "mount", "-o", f"remount,{how}", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mounting")
 def test_an_outbox_that_is_full_or_read_only(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
@@ -251,6 +257,7 @@ def test_an_outbox_that_is_full_or_read_only(tmp_path: Path) -> None:
     assert site.litter() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mounting")
 def test_a_state_folder_that_is_full(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
@@ -278,6 +285,7 @@ def inside(pid: int, *command: str | Path) -> None:
     subprocess.run(["nsenter", "-t", str(pid), "-m", *map(str, command)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mounting")
 def test_folders_that_are_unmounted_are_not_taken_for_empty_ones(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
@@ -315,6 +323,7 @@ def test_folders_that_are_unmounted_are_not_taken_for_empty_ones(tmp_path: Path)
     assert contents(site.outbox) == {}, "nothing lies beneath the mount"
 
 
+@pytest.mark.slow
 def test_folders_that_go_and_come(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
     site.outbox.write_text("a file where the folder should be")
@@ -340,6 +349,7 @@ def test_folders_that_go_and_come(tmp_path: Path) -> None:
     assert sorted(contents(site.outbox)) == ["a.png", "b.png", "sub"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_replaced_while_it_is_worked_on(tmp_path: Path) -> None:
     site = Site.make(tmp_path)
     with site.daemon() as process:

@@ -8,9 +8,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import DATA
 from tests.support.command import Home, wait_until
 from tests.support.processing import CHUNK, FRAMES, SETTINGS, listing, times
+
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
 
 def test_after_kill_9_only_unfinished_chunks_are_computed(home: Home, film: Path) -> None:

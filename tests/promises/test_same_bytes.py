@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.support.command import Home
 from tests.support.processing import SETTINGS
+
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
 
 def test_two_workers_give_the_bytes_of_one(home: Home, film: Path) -> None:

@@ -165,6 +165,7 @@ def value(unit: str, key: str) -> str:
     return str(found)
 
 
+@pytest.mark.slow
 @needs_systemd
 @pytest.mark.parametrize("inbox", ["/srv/in", "/home/somebody/in"])
 def test_the_unit_is_valid_and_little_exposed(tmp_path: Path, inbox: str) -> None:
@@ -211,6 +212,7 @@ def test_a_user_needs_a_plain_name(user: str) -> None:
         planned(user=user)
 
 
+@pytest.mark.slow
 def test_every_folder_of_the_configuration_is_writable(home: Home) -> None:
     config = home.path / "config.yaml"
     config.write_text(
@@ -246,6 +248,7 @@ def test_an_owner_of_results_is_warned_of(tmp_path: Path) -> None:
     assert any("results.owner" in warning for warning in plan.warnings)
 
 
+@pytest.mark.slow
 def test_what_install_wrote_uninstall_removes(home: Home) -> None:
     root = home.path / "image"
     install = ("service", "install", "--root", root, "--inbox", "/data/in put")
@@ -278,6 +281,7 @@ def _files(root: Path) -> dict[Path, str]:
     return {path: path.read_text() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_systemd_hears_what_is_notified(box: SystemdBox) -> None:
     box.path("/opt/notifying.py").write_text(textwrap.dedent(NOTIFYING))
@@ -300,6 +304,7 @@ def test_systemd_hears_what_is_notified(box: SystemdBox) -> None:
     assert "drained" in box.journal("notifying")
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_only_root_installs(box: SystemdBox) -> None:
     nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
@@ -320,6 +325,7 @@ def served(box: SystemdBox, tmp_path_factory: pytest.TempPathFactory) -> Served:
     return served
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_the_service_starts_and_says_so(served: Served) -> None:
     box = served.box
@@ -331,6 +337,7 @@ def test_the_service_starts_and_says_so(served: Served) -> None:
     print(exposure.splitlines()[-1])
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_killed_it_is_started_again_and_goes_on(served: Served) -> None:
     served.drop(picture(served.files / "picture.png"))
@@ -351,6 +358,7 @@ def test_killed_it_is_started_again_and_goes_on(served: Served) -> None:
     assert (served.outbox / "film.mp4").exists()
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_a_reload_is_for_new_jobs(served: Served) -> None:
     served.config.write_text(f"{CONFIG}scale: 2\n")
@@ -364,6 +372,7 @@ def test_a_reload_is_for_new_jobs(served: Served) -> None:
         assert image.size == (32, 24)
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_a_stop_lets_the_chunk_under_way_finish(served: Served) -> None:
     """Longer than systemd would wait, had the daemon not asked for time."""
@@ -387,6 +396,7 @@ def test_a_stop_lets_the_chunk_under_way_finish(served: Served) -> None:
     box.must(PROGRAM, "cancel", str(job["id"]), "-c", service.CONFIG)
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_hung_it_is_started_again(served: Served) -> None:
     box = served.box
@@ -400,6 +410,7 @@ def test_hung_it_is_started_again(served: Served) -> None:
     assert "Watchdog timeout" in served.log
 
 
+@pytest.mark.slow
 @needs_systemd
 def test_uninstalled_it_leaves_what_it_made(served: Served) -> None:
     (served.outbox / "result.mp4").touch()

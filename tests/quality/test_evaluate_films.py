@@ -106,6 +106,7 @@ def test_table_json_and_plot(folder: Path, tiny_model_dir: Path, tmp_path: Path)
         assert picture.size == (2 * WIDTH // FINE, (LEGEND + HEIGHT) // FINE)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_numbers(folder: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     given = (folder, "--clips", "object", *SMALL, "--methods", f"{tiny_model_dir}:tile=32:temporal=off")
 
@@ -128,6 +129,7 @@ def test_noise_of_its_own_or_the_same_for_all(folder: Path, tiny_model_dir: Path
     assert static["values"]["E_warp"] == static["values"]["std"] == 0
 
 
+@pytest.mark.slow
 def test_a_phase_begins_anchors_and_chunks_at_other_frames(tiny_model_dir: Path) -> None:
     texts = [f"{tiny_model_dir}:tile=32:temporal=full{phase}" for phase in ("", ":phase=4")]
     settings = Settings()
@@ -215,6 +217,7 @@ def test_a_method_that_loses_a_frame_is_found_out() -> None:
         watch(clip, [Losing(0)], chunk_frames=3)
 
 
+@pytest.mark.slow
 def test_tiles_are_counted_where_they_are_computed(tiny_model: InvSR) -> None:
     counter = TileCounter(tiny_model)
     frames = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))

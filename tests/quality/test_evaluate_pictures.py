@@ -144,6 +144,7 @@ def test_bicubic_is_what_it_says(folder: Path, tmp_path: Path) -> None:
     assert numbers(report)["astronaut.png"]["bicubic"]["PSNR"] == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_in_any_order(folder: Path, model: Path, tmp_path: Path) -> None:
     methods = ("--methods", f"bicubic,{model}:tile=32", "--degradation", "realistic")
     files = [folder / "astronaut.png", folder / "chelsea.png"]

@@ -161,6 +161,7 @@ def test_grain_stays_where_nothing_moved_and_is_the_anchor_s() -> None:
     assert torch.allclose(neither, still, atol=1e-5), "what neither anchor sees takes its own place's"
 
 
+@pytest.mark.slow
 @given(st.floats(-3, 3), st.floats(-3, 3))
 def test_grain_moves_as_smoothly_as_what_it_lies_on(x: float, y: float) -> None:
     """By a tenth of a small pixel, at any fraction of one: noise of whole cells would change by a third."""

@@ -24,6 +24,8 @@ from invsr_daemon.restorers.invsr.model import InvSRNetworks
 from invsr_daemon.restorers.options import Options
 from tests.support.shots import crop, pan, photograph, still_shot, with_cut, with_object
 
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
+
 DEVICE = torch.device("meta")  # the only other one that every build of torch knows
 # These take tensors in main memory beside the device's own.
 CROSSING = ("aten.copy_", "aten.to", "aten._to_copy")

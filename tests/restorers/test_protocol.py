@@ -77,6 +77,7 @@ def test_a_tile_comes_out_as_its_scale_says(restorer: Restorer) -> None:
     assert output.isfinite().all()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_every_tile_of_a_batch_is_as_if_alone(restorer: Restorer) -> None:
     side = restorer.tiling.tile
@@ -89,6 +90,7 @@ def test_every_tile_of_a_batch_is_as_if_alone(restorer: Restorer) -> None:
         assert torch.allclose(alone, output, atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_the_same_gives_the_same_bytes(restorer: Restorer) -> None:
     model, frames = PictureRestorer(restorer), picture(40, 56)
     first, second = (model.restore(frames, tile_batch=2) for _ in range(2))
@@ -102,6 +104,7 @@ def test_the_given_pictures_stay_as_they_are(restorer: Restorer) -> None:
     assert torch.equal(frames, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (31, 8), (50, 67)])
 def test_pictures_of_any_size(restorer: Restorer, size: tuple[int, int]) -> None:
     model = PictureRestorer(restorer)
@@ -112,6 +115,7 @@ def test_pictures_of_any_size(restorer: Restorer, size: tuple[int, int]) -> None
     assert model.restore(picture(*size), size=(33, 21)).shape == (1, 3, 33, 21)
 
 
+@pytest.mark.slow
 def test_each_precision_that_it_bears(make: Make) -> None:
     frames = picture(24, 32)
     exact = PictureRestorer(make(torch.float32)).restore(frames)
@@ -126,6 +130,7 @@ def test_a_precision_that_it_does_not_bear_is_refused() -> None:
         PictureRestorer(Bicubic(2, torch.float64))
 
 
+@pytest.mark.slow
 def test_a_film_has_its_scale_and_its_frames(restorer: Restorer) -> None:
     frames = pan(4)
     height, width = frames[0].pixels.shape[-2:]

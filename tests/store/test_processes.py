@@ -8,6 +8,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from invsr_daemon.store.store import Store
 from tests.store.support import (
     PATIENCE_SECONDS,
@@ -17,6 +19,8 @@ from tests.store.support import (
     output_of,
     small_disk,
 )
+
+pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
 REQUESTS = """
 chance = random.Random(1)

@@ -36,6 +36,7 @@ def configuration(folder: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_goes_on(base: Path, photographs_folder: Path, tmp_path: Path) -> None:
     data = {"crop": 32, "batch": 3, "workers": 2}
     path = configuration(tmp_path, report_steps=2, sample_steps=2, data=data)
@@ -51,6 +52,7 @@ def test_the_command_trains_and_goes_on(base: Path, photographs_folder: Path, tm
     assert all(torch.equal(learnt[name], value) for name, value in load_file(out / WEIGHTS).items())
 
 
+@pytest.mark.slow
 def test_every_error_is_told_at_once(tmp_path: Path) -> None:
     path = configuration(tmp_path, steps=0, learning_rat=1)
     finished = Home(tmp_path).run(
@@ -121,6 +123,7 @@ def together(tmp_path: Path) -> Callable[..., None]:
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(
     base: Path,
     photographs: Photographs,

@@ -55,6 +55,7 @@ class Dying:
         return self.whole.crops(batch, size, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion", "noise_predictor"])
 def test_a_killed_run_resumes_bit_for_bit(
     stage: str, base: Path, photographs: Photographs, tmp_path: Path
@@ -310,6 +311,7 @@ def test_features_tell_pictures_apart(base: Path) -> None:
     assert (near < far).all()
 
 
+@pytest.mark.slow
 def test_a_discriminator_learns_to_tell_noise_from_flatness() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(width=8)

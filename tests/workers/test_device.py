@@ -51,6 +51,7 @@ def settings(model: Path) -> ModelSettings:
     return ModelSettings(str(model), (200,), 4.0, 0, 64, 1, 1, "none", 1.0, "fp32", temporal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_out", [too_little_device_memory, too_little_main_memory])
 def test_out_of_memory_means_smaller_tiles_also_for_the_next_frames(
     tiny_model_dir: Path, caplog: pytest.LogCaptureFixture, run_out: Callable[[], None]

@@ -466,6 +466,7 @@ asyncio.run(asyncio.wait_for(main(Path(sys.argv[1])), 20))
 """
 
 
+@pytest.mark.slow
 def test_a_folder_moved_away_and_made_anew_does_not_keep_it_from_ending(root: Path, tmp_path: Path) -> None:
     (root / "d").mkdir()
     put(root / "first.mp4")

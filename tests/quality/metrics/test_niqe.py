@@ -221,6 +221,7 @@ def run(folder: Path, longest_side: int) -> None:
     module.main([str(word) for pair in [*wanted.items(), ("--out", folder / "out.npz")] for word in pair])
 
 
+@pytest.mark.slow
 def test_the_command_fits_the_named_photographs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, 10_000)
     stored = Pristine.read(folder / "out.npz")

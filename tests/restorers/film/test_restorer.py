@@ -100,6 +100,7 @@ def test_a_frame_is_as_a_picture_is(model: InvSR) -> None:
     assert apart(alone, picture) < 1
 
 
+@pytest.mark.slow
 def test_sensor_noise_is_averaged_away(model: InvSR) -> None:
     shot = still_shot(25, noise=4)
     noisy = torch.stack(whole(model, [replace(frame, motion=None) for frame in shot], tolerance=0.0))
@@ -109,6 +110,7 @@ def test_sensor_noise_is_averaged_away(model: InvSR) -> None:
     assert (quiet[12] - truth).square().mean() < (noisy[12] - truth).square().mean() / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pan", "noise", "cut", "object"])
 def test_chunks_leave_no_seams(model: InvSR, kind: str) -> None:
     """Whatever the chunks, every frame comes out as if the whole film had been restored at once.
@@ -153,6 +155,7 @@ def test_a_still_shot_beside_a_moving_one_stays_exactly_as_it_is(model: InvSR, m
     assert all(frame is own[0] for frame in own)
 
 
+@pytest.mark.slow
 def test_what_only_fades_is_not_fused(model: InvSR, monkeypatch: pytest.MonkeyPatch) -> None:
     """Light that grows and wanes, between somebody who walks and a lamp that blinks."""
     frames = []
@@ -178,6 +181,7 @@ def test_only_what_changes_is_computed_and_the_rest_stays_exactly(model: InvSR) 
     assert all(torch.equal(each, right[0]) for each in right)
 
 
+@pytest.mark.slow
 def test_skipping_stays_near_the_full_computation(model: InvSR, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of not computing what does not change: below 60 dB."""
     frames = with_object(still_shot(13))
@@ -219,6 +223,7 @@ def test_slow_changes_fade_from_anchor_to_anchor(model: InvSR) -> None:
     assert torch.allclose(steps, torch.full_like(steps, 0.3), atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame_batch", [1, 2, 3, 8])
 def test_only_wanted_frames_and_their_neighbours_are_computed(model: InvSR, frame_batch: int) -> None:
     with latents_of(model) as shapes:
@@ -227,6 +232,7 @@ def test_only_wanted_frames_and_their_neighbours_are_computed(model: InvSR, fram
     assert pixels_in(shapes) == 6 * HEIGHT * WIDTH
 
 
+@pytest.mark.slow
 def test_frames_together_give_what_they_give_one_by_one(model: InvSR) -> None:
     frames = pan(14)
     options = replace(OPTIONS, tile_batch=4)
@@ -237,6 +243,7 @@ def test_frames_together_give_what_they_give_one_by_one(model: InvSR) -> None:
         assert apart(one, other) < 0.05
 
 
+@pytest.mark.slow
 def test_a_pan_is_steadier_than_frames_by_themselves(model: InvSR) -> None:
     """One pixel each frame: what the model makes of a place stays, where it moved to."""
     frames = pan(12)
@@ -285,6 +292,7 @@ def canvases_in_memory() -> int:
     return len({each.untyped_storage().data_ptr() for each in found})
 
 
+@pytest.mark.slow
 def test_no_more_canvases_are_held_than_are_needed(model: InvSR) -> None:
     """Anchors, neighbours and the one at work: not those of a whole interval."""
     restorer = FilmRestorer(model, OPTIONS, seed=0, interval=12)

@@ -112,6 +112,7 @@ def test_any_size_becomes_four_times_as_large(tiny_model: InvSR, height: int, wi
     assert restored.std() > 0.05
 
 
+@pytest.mark.slow
 def test_the_models_own_tile_is_the_default(tiny_model: InvSR) -> None:
     sizes = []
     hook = tiny_model.restorer.parts.noise_predictor.register_forward_pre_hook(
@@ -244,6 +245,7 @@ def test_guidance_leads_on_in_a_straight_line_away_from_the_negative_prompt(tiny
     assert_close(three - two, two - one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timesteps", [(200,), (200, 100, 50)])
 @pytest.mark.parametrize("tile_batch", [1, 4])
 def test_every_tile_is_computed_once(tiny_model: InvSR, timesteps: tuple[int, ...], tile_batch: int) -> None:
@@ -388,6 +390,7 @@ def test_half_precision_without_overflow_is_computed_once(tiny_model_dir: Path) 
 # Memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["vae.encoder", "unet", "vae.decoder", "noise_predictor"])
 def test_too_little_memory_means_fewer_tiles_at_once_and_the_same_result(
     tiny_model: InvSR, network: str, caplog: pytest.LogCaptureFixture
