@@ -73,9 +73,10 @@ async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:
 
 
 async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
-    """Name the result on a thread. Cancelled meanwhile, it waits for that: an unwatched thread would go on.
+    """Give the result its name, on a thread.
 
-    It does not wait if `stopping` is set: the process is about to end, and its threads with it.
+    A thread cannot be cancelled. So this waits for its end even if it is cancelled itself, unless `stopping`
+    is set: then the process is about to end, and its threads with it.
     """
     naming = asyncio.create_task(
         asyncio.to_thread(
@@ -90,12 +91,12 @@ async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
         await asyncio.wait([naming])
         if naming.exception() is not None:
             raise
-        imprint = naming.result()  # too late: it has its name
+        imprint = naming.result()  # the result has its name: it is too late to cancel
     return Path(imprint.output)
 
 
 async def _before(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """Do something, unless it is time to stop before its end. Raises Interrupted then."""
+    """Do some work. Raises Interrupted if `stopping` is set before the work ends."""
     doing, stopped = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +114,7 @@ async def _outliving(job: Job, ask: Callable[[], Awaitable[T]]) -> T:
 
 
 def _spare_the_original(plan: Plan) -> None:
-    """Raise OutputExistsError if its result would take the input's own name, by whatever path."""
-    with suppress(OSError):  # nothing is there; or more is wrong, which writing will tell
+    """Raise OutputExistsError if the result would replace the input, by whatever path."""
+    with suppress(OSError):  # nothing is there, or writing will tell what else is wrong
         if os.path.samestat(os.lstat(plan.output), os.lstat(plan.job.source)):
             raise OutputExistsError(f"{plan.output} is the original itself, which is never replaced")

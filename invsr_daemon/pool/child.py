@@ -29,12 +29,13 @@ LAST_WORDS = 3
 ENVIRONMENT = {
     # Waiting OpenMP threads that spin slow down everything else on the cores, by far.
     "OMP_WAIT_POLICY": "passive",
-    # Large tensors go back to the system, and come from it in large pages; smaller ones stay for the next.
+    # The memory of large tensors goes back to the system, and comes from it in large pages. The memory of
+    # smaller ones is kept for the next.
     "GLIBC_TUNABLES": (
         "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=16777216:"
         "glibc.malloc.trim_threshold=67108864:glibc.malloc.hugetlb=1"
     ),
-    # Twenty lines of chatter for each chunk.
+    # Without it SVT-AV1 writes twenty lines for each chunk.
     "SVT_LOG": "1",
 }
 
@@ -51,12 +52,12 @@ class Process:
 
 
 class Child:
-    """A process that answers one request at a time, started when it is needed.
+    """A process that answers one request at a time. It is started when it is needed.
 
-    One that says nothing for `stall_seconds` (None: however long) is killed.
+    It is killed if it says nothing for `stall_seconds`; with None it may be silent for ever.
     """
 
-    silence = "made no progress"  # what is said of one that was killed
+    silence = "made no progress"  # how a killed process is described
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], stall_seconds: float | None) -> None:
         self.name = name
@@ -68,8 +69,8 @@ class Child:
     async def ask(self, line: str, progress: Progress) -> Any:
         """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls.
 
-        Cut off (also by `progress`), it kills the process: that would go on otherwise, and answer when the
-        next one asks.
+        The process is killed if this is cancelled, or if `progress` raises: it would go on otherwise, and its
+        late answer would be taken for the next one's.
         """
         try:
             event = await self._last_event(line, progress)
@@ -81,7 +82,7 @@ class Child:
         return event["answer"]
 
     async def _last_event(self, line: str, progress: Progress) -> dict[str, Any]:
-        self._context = copy_context()  # what it says from now on is about this job
+        self._context = copy_context()  # the log lines of the process now belong to this job
         process = await self._living()
         try:
             process.stdin.write(line.encode())
@@ -101,7 +102,7 @@ class Child:
         return self._process.handle.pid if self._process is not None else None
 
     async def stop(self) -> None:
-        """End the process: its stdin closes; what does not go by itself is killed."""
+        """End the process: close its stdin, and kill it if it does not end by itself."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -121,7 +122,7 @@ class Child:
             await self._lost(self._process)
 
     async def _living(self) -> Process:
-        """The process; a new one if it died between two requests, which is the fault of neither."""
+        """The process; a new one if it died between two requests, for which neither is to blame."""
         if self._process is not None and self._process.handle.returncode is not None:
             log.warning("%s with nothing to do: a new one is started", await self._lost(self._process))
         if self._process is None:

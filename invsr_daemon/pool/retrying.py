@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 async def outliving(name: str, most: int, ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask a media process; another one if it dies, for it may have been short of memory.
+    """Ask a media process. If it dies ask another one, for it may have been short of memory.
 
-    Raises WorkersLostError if so many have died of it.
+    `name` is told in the log. Raises WorkersLostError if `most` processes have died of the question.
     """
     for attempt in range(1, most):
         try:

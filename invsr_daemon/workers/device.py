@@ -24,7 +24,7 @@ _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloa
 
 
 class DeviceRestorer:
-    """A device and the model that is loaded on it; models are kept until another is asked for."""
+    """A device and the model that is loaded on it. A model stays loaded until a task needs another one."""
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
