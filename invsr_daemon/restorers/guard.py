@@ -1,9 +1,9 @@
 """What an input rules out: colour where it has none, structure where it is flat.
 
 A network's result is taken apart into the bicubic enlargement and what it adds. Of the addition only so much
-stays as the input's neighbourhood allows: chroma where there is chroma nearby, anything at all where something
-goes on nearby. Both are functions of the input alone, so they hold by construction, whatever the network says,
-and gradients pass through them in training.
+stays as the input's neighbourhood allows: chroma where there is chroma nearby, anything at all where
+something goes on nearby. Both are functions of the input alone, so they hold by construction, whatever the
+network says, and gradients pass through them in training.
 """
 
 from __future__ import annotations

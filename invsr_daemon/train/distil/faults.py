@@ -1,7 +1,8 @@
 """From sharp to poor, on 8-bit pictures: what happens to photographs, pages and films before they come here.
 
-Every function takes and gives uint8 [H,W,3]; randomness comes from the generator passed in. `spoilt` chooses a
-fault by its share. Block grids lie where the picture begins: whoever cuts afterwards moves them about.
+Every function takes and gives uint8 [H,W,3]; randomness comes from the generator passed in. `spoilt`
+chooses a fault by its share. Block grids lie where the picture begins: whoever cuts afterwards moves them
+about.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m invsr_daemon.train.distil.gather --unpacked DIR --out DIR [--each 60] [--seed 1]
 
-`--unpacked` is where Debian packages were unpacked (`dpkg-deb -x`): fonts-*, openclipart-svg and an icon theme.
-SVG files are rendered by rsvg-convert (Debian's librsvg2-bin). A picture is a function of its kind, the seed and
-its number.
+`--unpacked` is where Debian packages were unpacked (`dpkg-deb -x`): fonts-*, openclipart-svg and an icon
+theme. SVG files are rendered by rsvg-convert (Debian's librsvg2-bin). A picture is a function of its kind,
+the seed and its number.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 1024
 WORDS = (
-    "the of and to in is that it for was on are as with his they at be this have from or had by word but what "
-    "some we can out other were all there when up use your how said an each she which do their time if will way "
-    "about many then them write would like so these her long make thing see him two has look more day could go "
-    "come did number sound no most people my over know water than call first who may down side been now find "
-    "Über Straße façade naïve Grüße Señor Ångström Zürich 1984 2.718 3,141 42% (a) [b] {c} <d> x=y+1; f(x)"
-).split()
+    "the of and to in is that it for was on are as with his they at be this have from or had by word "
+    "but what some we can out other were all there when up use your how said an each she which do "
+    "their time if will way about many then them write would like so these her long make thing see "
+    "him two has look more day could go come did number sound no most people my over know water than "
+    "call first who may down side been now find Über Straße façade naïve Grüße Señor Ångström Zürich "
+    "1984 2.718 3,141 42% (a) [b] {c} <d> x=y+1; f(x)"
+).split()  # noqa: SIM905
 Colour = tuple[int, int, int]
 
 
@@ -47,7 +48,9 @@ class Materials:
         ]
         clips = sorted((folder / "usr/share/openclipart/svg").rglob("*.svg"))
         icons = [path for path in sorted((folder / "usr/share/icons").rglob("*/64/*.svg")) if path.is_file()]
-        icons += [path for path in sorted((folder / "usr/share/icons").rglob("64x64/*/*.svg")) if path.is_file()]
+        icons += [
+            path for path in sorted((folder / "usr/share/icons").rglob("64x64/*/*.svg")) if path.is_file()
+        ]
         return cls(fonts, [*clips, *icons])
 
 
@@ -67,7 +70,9 @@ def page(rng: np.random.Generator, given: Materials) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     top = int(rng.integers(-20, 30))
     while top < SIDE:
-        size = int(rng.choice((22, 28, 34, 40, 48, 60, 84, 130), p=(0.1, 0.16, 0.2, 0.2, 0.14, 0.1, 0.06, 0.04)))
+        size = int(
+            rng.choice((22, 28, 34, 40, 48, 60, 84, 130), p=(0.1, 0.16, 0.2, 0.2, 0.14, 0.1, 0.06, 0.04))
+        )
         font = _font(rng, given, size)
         for _ in range(int(rng.integers(1, 7))):
             draw.text((int(rng.integers(-10, 40)), top), _line(rng, size), font=font, fill=ink)
@@ -91,10 +96,14 @@ def window(rng: np.random.Generator, given: Materials) -> Image.Image:
         right, bottom = left + int(rng.integers(60, 420)), max(top, 90) + int(rng.integers(40, 260))
         fill = _shade(rng, paper) if rng.random() < 0.6 else _colour(rng)
         radius, width = int(rng.integers(0, 24)), int(rng.choice((0, 2, 3, 4, 4, 8)))
-        draw.rounded_rectangle((left, max(top, 90), right, bottom), radius, fill, ink if width else None, width)
+        draw.rounded_rectangle(
+            (left, max(top, 90), right, bottom), radius, fill, ink if width else None, width
+        )
         size = int(rng.choice((24, 30, 36, 44)))
         text = " ".join(rng.choice(WORDS, int(rng.integers(1, 5))))
-        draw.text((left + 16, max(top, 90) + 10), text, font=_font(rng, given, size), fill=_readable(rng, fill))
+        draw.text(
+            (left + 16, max(top, 90) + 10), text, font=_font(rng, given, size), fill=_readable(rng, fill)
+        )
     return picture
 
 
@@ -123,7 +132,9 @@ def diagram(rng: np.random.Generator, given: Materials) -> Image.Image:
 
 
 def lines(rng: np.random.Generator, given: Materials) -> Image.Image:
-    """Line art: strokes of every width and direction, hatching, grids, rings; black on white half the time."""
+    """Line art: strokes of every width and direction, hatching, grids, rings; black on white half the
+    time.
+    """
     paper, ink = ((255, 255, 255), (0, 0, 0)) if rng.random() < 0.5 else _paper_and_ink(rng)
     double = 2 * SIDE
     picture = Image.new("RGB", (double, double), paper)

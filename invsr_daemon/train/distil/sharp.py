@@ -37,7 +37,9 @@ def names_in(path: Path) -> tuple[str, ...]:
 
 
 def photographs(folders: Iterable[Path], names: Sequence[str], never: Sequence[str]) -> tuple[Source, ...]:
-    """Every listed photograph at each size. Raises ConfigError if there is none, or a held-out one among them."""
+    """Every listed photograph at each size. Raises ConfigError if there is none, or a held-out one among
+    them.
+    """
     paths = sorted(
         path
         for folder in folders
@@ -63,7 +65,9 @@ def drawn(folder: Path) -> tuple[Source, ...]:
 
 
 def cut(source: Source, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A square at a random place, turned and mirrored at random. Small pictures are mirrored at their borders."""
+    """A square at a random place, turned and mirrored at random. Small pictures are mirrored at their
+    borders.
+    """
     pixels = source.pixels()
     missing = [(0, max(0, side - each)) for each in pixels.shape[:2]]
     if any(after for _, after in missing):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 from ...restorers.guard import LUMA, Guard, guarded
 from .. import parts
 from ..denoiser import Denoiser, normal
+from ..export import COMPACT_SETTINGS, SETTINGS
 from ..stages import decoded, encoded, upsampled
 
 
@@ -33,7 +35,11 @@ class Student:
     """Decoder, UNet and noise predictor learn; the encoder stays, so that latents keep their meaning."""
 
     def __init__(
-        self, base: Sequence[Path], changes: Mapping[str, Mapping[str, Any]], guard: Guard, device: torch.device
+        self,
+        base: Sequence[Path],
+        changes: Mapping[str, Mapping[str, Any]],
+        guard: Guard,
+        device: torch.device,
     ) -> None:
         """`changes`: constructor arguments of `vae`, `unet` and `noise_predictor` that differ from base's."""
         autoencoder = parts.grown(parts.network(base, "vae"), changes.get("vae", {}))
@@ -85,11 +91,13 @@ class Student:
         return found
 
     def save(self, folder: Path) -> None:
-        """In the layout of a model directory, without invsr.json."""
+        """A model directory, without added detail: the teacher's is in the weights."""
         self.autoencoder.save_pretrained(folder / "vae")
         self.denoiser.unet.save_pretrained(folder / "unet")
         self.predictor.save_pretrained(folder / "noise_predictor")
         self.scheduler.save_pretrained(folder / "scheduler")
+        settings = {**COMPACT_SETTINGS, "detail": {}, "guard": asdict(self.guard)}
+        (folder / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def slope_distance(a: Tensor, b: Tensor) -> Tensor:

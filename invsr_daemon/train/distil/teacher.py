@@ -51,9 +51,7 @@ class X4Plus(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = _conv(3, FEATURES)
-        self.body = nn.ModuleList(
-            nn.ModuleList(DenseBlock() for _ in range(3)) for _ in range(BLOCKS)
-        )
+        self.body = nn.ModuleList(nn.ModuleList(DenseBlock() for _ in range(3)) for _ in range(BLOCKS))
         self.after_body = _conv(FEATURES, FEATURES)
         self.enlarging = nn.ModuleList(_conv(FEATURES, FEATURES) for _ in range(2))
         self.fine = _conv(FEATURES, FEATURES)

@@ -3,9 +3,9 @@
     python -m invsr_daemon.train.distil.train CONFIG.yaml --base MODEL --pool DIR --out DIR
         [--threads 1] [--paused FILE] [--pid FILE]
 
-Goes on from OUT/checkpoint.pt. A step's samples, starts and noise are a function of the seed, the step and how
-many samples the pool had when it was last looked at, which the checkpoint knows: a killed training takes the same
-steps. OUT/model holds the averaged weights of the last checkpoint, ready to be loaded.
+Goes on from OUT/checkpoint.pt. A step's samples, starts and noise are a function of the seed, the step and
+how many samples the pool had when it was last looked at, which the checkpoint knows: a killed training
+takes the same steps. OUT/model holds the averaged weights of the last checkpoint, ready to be loaded.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ FEWEST_SAMPLES = 3
 class Plan:
     """What a training is. `changes` to the base's networks; see `Student`.
 
-    `teacher` says for a start timestep how much of the wanted picture is the teacher's, the rest is the truth.
-    `starts` says how often each is drawn; photographs without a teacher's picture always have the lowest.
+    `teacher` says for a start timestep how much of the wanted picture is the teacher's, the rest is the
+    truth. `starts` says how often each is drawn; photographs without a teacher's picture always have the
+    lowest.
     """
 
     steps: int = 20_000
@@ -192,7 +193,9 @@ def train(plan: Plan, student: Student, pool: Pool, out: Path, paused: Path | No
     """To the plan's last step, or until killed."""
     run = Run(plan, student)
     run.read(out)
-    say(f"step {run.step} of {plan.steps}, {sum(each.numel() for each in run.parameters) / 1e6:.2f} M trained")
+    say(
+        f"step {run.step} of {plan.steps}, {sum(each.numel() for each in run.parameters) / 1e6:.2f} M trained"
+    )
     sums: dict[str, float] = {}
     began = saved = time.monotonic()
     while run.step < plan.steps:
