@@ -20,14 +20,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 1024
-WORDS = (
+_TEXT = (
     "the of and to in is that it for was on are as with his they at be this have from or had by word "
     "but what some we can out other were all there when up use your how said an each she which do "
     "their time if will way about many then them write would like so these her long make thing see "
     "him two has look more day could go come did number sound no most people my over know water than "
     "call first who may down side been now find Über Straße façade naïve Grüße Señor Ångström Zürich "
     "1984 2.718 3,141 42% (a) [b] {c} <d> x=y+1; f(x)"
-).split()  # noqa: SIM905
+)
+WORDS = _TEXT.split()
 Colour = tuple[int, int, int]
 
 
