@@ -29,8 +29,8 @@ SIDE = 48  # of a poor sample
 CONTEXT = 4  # more pixels on every side that the teacher sees
 WHOLE = 136  # side of what the fault is done to, so that block grids lie anywhere
 WITHOUT_COLOUR = 0.12
-FLAT_TRIES = 4  # squares of photographs with next to nothing in them are drawn again
-FLAT = 2.0
+CANDIDATES = 3  # squares of a photograph, of which the busiest is taken ...
+BUSIEST = 0.6  # ... so often; else the first
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,23 @@ class Maker:
         return Sample(*(np.ascontiguousarray(each) for each in (inner, sharp, theirs)))
 
     def _sharp(self, kind: Kind, rng: np.random.Generator) -> np.ndarray:
+        """Photographs have much blur and sky in them, which teach little."""
         sources = self.drawn if kind is Kind.DRAWN else self.photographs
-        for _ in range(FLAT_TRIES):
-            square = cut(sources[int(rng.integers(len(sources)))], WHOLE * SCALE, rng)
-            if kind is Kind.DRAWN or square[::4, ::4].astype(np.float32).std((0, 1)).mean() > FLAT:
-                break
-        return square
+        choice = kind is not Kind.DRAWN and rng.random() < BUSIEST
+        chosen = [sources[int(rng.integers(len(sources)))] for _ in range(CANDIDATES if choice else 1)]
+        return max((cut(source, WHOLE * SCALE, rng) for source in chosen), key=_busy)
 
     def _taught(self, wide: np.ndarray) -> np.ndarray:
         """The teacher's picture without the context; without colour where the input has none."""
         edge = CONTEXT * SCALE
         result = taught(self.teacher, wide, self.dtype)[edge:-edge, edge:-edge]
         return without_colour(result) if bool((wide == wide[..., :1]).all()) else result
+
+
+def _busy(square: np.ndarray) -> float:
+    """Mean difference of neighbours once reduced."""
+    small = square[::SCALE, ::SCALE, 1].astype(np.float32)
+    return float(np.abs(np.diff(small, axis=0)).mean() + np.abs(np.diff(small, axis=1)).mean())
 
 
 def main() -> None:
