@@ -22,7 +22,8 @@ def test_grey_in_grey_out_whatever_the_network_says() -> None:
 
 def test_luma_over_grey_is_the_network_s() -> None:
     poor, theirs = of_noise(1), torch.rand(1, 1, 64, 64).expand(1, 3, -1, -1)
-    assert torch.allclose(guarded(theirs, enlarged(poor), poor, Guard()), theirs, atol=1e-5)
+    free = Guard(peak=0.0)
+    assert torch.allclose(guarded(theirs, enlarged(poor), poor, free), theirs, atol=1e-5)
 
 
 def test_flat_in_flat_out() -> None:
@@ -33,7 +34,8 @@ def test_flat_in_flat_out() -> None:
 
 def test_where_colour_and_structure_are_strong_the_network_decides() -> None:
     poor, theirs = of_noise(3), torch.rand(1, 3, 64, 64)
-    assert torch.allclose(guarded(theirs, enlarged(poor), poor, Guard()), theirs, atol=1e-5)
+    free = Guard(peak=0.0)
+    assert torch.allclose(guarded(theirs, enlarged(poor), poor, free), theirs, atol=1e-5)
 
 
 def test_gradients_pass() -> None:
@@ -42,3 +44,20 @@ def test_gradients_pass() -> None:
     guarded(theirs, enlarged(poor), poor, Guard()).sum().backward()
     assert theirs.grad is not None
     assert theirs.grad.abs().sum() > 0
+
+
+def test_beside_an_edge_plateaus_are_not_passed() -> None:
+    poor = torch.full((1, 3, 16, 16), 0.9)
+    poor[..., 8:] = 0.1
+    wild = enlarged(poor) + 0.2 * torch.randn(1, 3, 64, 64)
+    result = guarded(wild, enlarged(poor), poor, Guard())
+    assert result.max() <= 0.9 + 2.5 / 255
+    assert result.min() >= 0.1 - 2.5 / 255
+
+
+def test_a_peak_may_become_higher_than_the_input_shows_it() -> None:
+    poor = torch.full((1, 3, 16, 16), 0.2)
+    poor[..., 8] = 0.5
+    wild = enlarged(poor)
+    wild[..., 33:35] = 1.0
+    assert guarded(wild, enlarged(poor), poor, Guard())[..., 33:35].min() > 0.95
