@@ -146,7 +146,7 @@ def vmaf(restored: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         ours, theirs, log = (Path(folder) / name for name in ("ours.png", "theirs.png", "log.json"))
         Image.fromarray(restored).save(ours)
         Image.fromarray(truth).save(theirs)
-        models = r"model=version=vmaf_v0.6.1\:name=vmaf|version=vmaf_v0.6.1neg\:name=vmaf_neg"
+        models = r"model='version=vmaf_v0.6.1\:name=vmaf|version=vmaf_v0.6.1neg\:name=vmaf_neg'"
         same = "scale=out_color_matrix=bt709,format=yuv420p"
         graph = f"[0:v]{same}[a];[1:v]{same}[b];[a][b]libvmaf={models}:log_fmt=json:log_path={log}"
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(ours), "-i", str(theirs)]
@@ -236,7 +236,7 @@ def rules(given: argparse.Namespace) -> None:
         np.where(np.arange(96) // 3 % 2, 255, 0).astype(np.uint8)[None, :, None].repeat(64, 0).repeat(3, 2)
     )
     for method in methods(given.methods, given.wheel, given.cache):
-        found = {}
+        found: dict[str, float] = {}
         for name, grey in (("noise", noise), ("stripes", stripes)):
             found |= {f"{name}_{key}": value for key, value in chroma(method.restore(grey)).items()}
         deviations = [
@@ -249,18 +249,20 @@ def rules(given: argparse.Namespace) -> None:
 
 
 def halo(restore: Restore) -> dict[str, float]:
-    """A dark line on a light ground, and the reverse, in the sharp picture: how far results pass both
-    levels.
+    """Lines dark on light and light on dark in the sharp picture: how far results pass both levels.
+
+    `halo` is on the ground's side (paler beside a dark line), `core` on the line's own.
     """
-    over, under = 0.0, 0.0
+    passed, core = 0.0, 0.0
     for ink, ground in ((0, 255), (20, 235), (235, 20), (60, 180)):
+        sign = 1 if ground > ink else -1
         for width in (6, 12, 40):
             picture = Image.new("RGB", (256, 256), (ground,) * 3)
             ImageDraw.Draw(picture).line((128, -10, 150, 270), fill=(ink,) * 3, width=width)
             result = restore(_reduced(np.asarray(picture))).astype(np.float32)
-            over = max(over, float(result.max()) - max(ink, ground))
-            under = max(under, min(ink, ground) - float(result.min()))
-    return {"overshoot": over, "undershoot": under}
+            passed = max(passed, float((sign * (result - ground)).max()))
+            core = max(core, float((sign * (ink - result)).max()))
+    return {"halo": passed, "core": core}
 
 
 def text(given: argparse.Namespace) -> None:

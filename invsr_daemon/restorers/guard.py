@@ -68,7 +68,8 @@ def allowance(poor: Tensor, weights: Tensor, guard: Guard) -> tuple[Tensor, Tens
 
 def limits(poor: Tensor, guard: Guard) -> tuple[Tensor, Tensor]:
     """The lowest and the highest level that a result may have around every pixel: [B,3,H,W] each."""
-    spread = _highest(poor) + _highest(-poor)
+    # The edge that a halo belongs to may lie outside of the window that the halo is in.
+    spread = _highest(_highest(poor)) + _highest(_highest(-poor))
     return -_limit(-poor, spread, guard), _limit(poor, spread, guard)
 
 

@@ -116,8 +116,8 @@ def discoloured(poor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     planes = []
     for plane in chroma:
         coarse = np.asarray(plane.resize(small, Image.Resampling.BOX), np.float32)
-        coarse = coarse + rng.normal(0, rng.uniform(0, 8), coarse.shape)
-        back = Image.fromarray(coarse.round().clip(0, 255).astype(np.uint8))
+        noisy = coarse + rng.normal(0, rng.uniform(0, 8), coarse.shape)
+        back = Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
         back = back.resize((width, height), Image.Resampling.BILINEAR)
         planes.append(Image.fromarray(np.roll(np.asarray(back), int(rng.integers(-1, 2)), axis=1)))
     return np.asarray(Image.merge("YCbCr", [luma, *planes]).convert("RGB"))

@@ -126,9 +126,11 @@ def diagram(rng: np.random.Generator, given: Materials) -> Image.Image:
         shape = draw.ellipse if rng.random() < 0.4 else draw.rectangle
         shape(box, fill=fill, outline=ink, width=int(rng.choice((2, 4, 6, 8))))
     for _ in range(int(rng.integers(4, 16))):
-        place = tuple(int(each) for each in rng.integers(0, double, 2))
+        left, top = (int(each) for each in rng.integers(0, double, 2))
         text = " ".join(rng.choice(WORDS, 2))
-        draw.text(place, text, font=_font(rng, given, int(rng.integers(44, 110))), fill=_readable(rng, paper))
+        draw.text(
+            (left, top), text, font=_font(rng, given, int(rng.integers(44, 110))), fill=_readable(rng, paper)
+        )
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 

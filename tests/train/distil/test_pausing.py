@@ -6,7 +6,9 @@ from invsr_daemon.train.distil.pausing import wait_while
 
 
 def test_it_waits_until_the_file_is_gone(tmp_path: Path) -> None:
-    paused, slept, said = tmp_path / "PAUSE", [], []
+    paused = tmp_path / "PAUSE"
+    slept: list[float] = []
+    said: list[str] = []
     paused.touch()
 
     def sleep(seconds: float) -> None:
