@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ...errors import ModelError
 from ...hub.known import PREDICTOR, PREDICTOR_CONFIG
 from ..detail import Detail
+from ..guard import Guard
 from ..precision import cast
 from ..tiling import Tiling
 from .compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
@@ -81,6 +82,7 @@ class Parts:
     prompt: Prompt | None
     tiling: Tiling
     detail: Detail
+    guard: Guard | None = None
 
 
 def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
@@ -94,13 +96,15 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
         scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         prompt = load_prompt(folder, unet, device, dtype)
         tiling = _tiling(folder, vae, unet)
-        detail = Detail(**_settings(folder).get("detail", {}))
+        settings = _settings(folder)
+        detail = Detail(**settings.get("detail", {}))
+        guard = Guard(**settings["guard"]) if "guard" in settings else None
     except DAMAGES as error:
         raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
     networks: tuple[Any, ...] = (vae, unet, predictor)
     for network in networks:  # in place
         network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-    return Parts(vae, unet, predictor, scheduler, prompt, tiling, detail)
+    return Parts(vae, unet, predictor, scheduler, prompt, tiling, detail, guard)
 
 
 def load_network(folder: Path, dtype: torch.dtype) -> Any:

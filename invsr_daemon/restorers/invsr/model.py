@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ...timesteps import check_timesteps
 from ..detail import Detail
+from ..guard import guarded
 from ..noise import Draw
 from ..options import Options
 from ..protocol import Restorer
@@ -62,7 +63,9 @@ class InvSRNetworks(Restorer):
 
         latents = denoise(scheduler, predict, latents, noise)
         decoded = vae.decode(latents.to(dtype) / scaling).sample.float()
-        return (decoded + 1) / 2
+        pictures = (decoded + 1) / 2
+        guard = self.parts.guard
+        return pictures if guard is None else guarded(pictures, upsampled, tiles, guard)
 
     def _predict(self, latents: Tensor, timestep: Tensor, guidance_scale: float) -> Tensor:
         """The UNet's output, guided away from the negative prompt if the scale is above one."""
