@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..records import BT601_LUMA
+
 WINDOW = 5  # as far as bicubic enlargement reaches
-LUMA = (0.299, 0.587, 0.114)
 LEVEL = 1 / 255
 
 
@@ -44,7 +45,7 @@ def guarded(restored: Tensor, enlarged: Tensor, poor: Tensor, guard: Guard) -> T
 
     `enlarged` [B,3,sH,sW] is what `poor` is without any network.
     """
-    weights = torch.tensor(LUMA, device=poor.device, dtype=poor.dtype)[None, :, None, None]
+    weights = torch.tensor(BT601_LUMA, device=poor.device, dtype=poor.dtype)[None, :, None, None]
     added = restored - enlarged
     luma = (added * weights).sum(1, keepdim=True)
     colour, activity = (_widened(each, enlarged) for each in allowance(poor, weights, guard))
