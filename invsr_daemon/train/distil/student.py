@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...restorers.guard import LUMA, Guard, guarded
+from ...records import BT601_LUMA
+from ...restorers.guard import Guard, guarded
 from .. import parts
 from ..denoiser import Denoiser, normal
 from ..export import COMPACT_SETTINGS, SETTINGS
@@ -102,7 +103,7 @@ class Student:
 
 def slope_distance(a: Tensor, b: Tensor) -> Tensor:
     """How far luma's differences between neighbours are apart, on the mean: a scalar."""
-    weights = torch.tensor(LUMA, device=a.device)[None, :, None, None]
+    weights = torch.tensor(BT601_LUMA, device=a.device)[None, :, None, None]
     apart = ((a - b) * weights).sum(1, keepdim=True)
     across, down = apart.diff(dim=-1), apart.diff(dim=-2)
     return (across.abs().mean() + down.abs().mean()) / 2
