@@ -47,7 +47,7 @@ def process_starts() -> ProcessStarts:
 def no_stray_children() -> Iterator[None]:
     before = _children()
     yield
-    _assert_none("child processes", lambda: _new(before, _children()))
+    _assert_none("child processes", lambda: _new_children(before, _children()))
 
 
 @pytest.fixture(autouse=True)
@@ -113,19 +113,27 @@ def _new(before: dict[int, str], after: dict[int, str]) -> list[str]:
     return [f"{number}: {name}" for number, name in after.items() if before.get(number) != name]
 
 
-def _children() -> dict[int, str]:
-    """Command by process id, of our children, whether they run or were never waited for."""
+# The process id and when it began. A command is no mark: just after its start it is empty for a moment.
+Child = tuple[int, str]
+
+
+def _new_children(before: dict[Child, str], after: dict[Child, str]) -> list[str]:
+    return [f"{child[0]}: {command}" for child, command in after.items() if child not in before]
+
+
+def _children() -> dict[Child, str]:
+    """The commands of our children, whether they run or were never waited for."""
     children = {}
     for number in _child_ids():
+        folder = Path(f"/proc/{number}")
         try:
-            command = (
-                Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            began = _stat(folder)[19]
         except OSError:  # gone meanwhile
             continue
         # multiprocessing keeps one resource tracker until the interpreter ends.
         if "multiprocessing.resource_tracker" not in command:
-            children[number] = command or "a zombie: it ended, but nobody waited for it"
+            children[number, began] = command or "a zombie: it ended, but nobody waited for it"
     return children
 
 
@@ -143,10 +151,14 @@ def _child_ids() -> list[int]:
 def _parent(folder: Path) -> int | None:
     """The parent's process id; None if the process is gone."""
     try:
-        # "pid (name) state ppid ...", where the name may hold spaces and brackets
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
+        return int(_stat(folder)[1])
+    except OSError:
         return None
+
+
+def _stat(folder: Path) -> list[str]:
+    """From the state on: "pid (name) state ppid ...", where the name may hold spaces and brackets."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
 def _tolerated(thread: threading.Thread) -> bool:

@@ -224,3 +224,9 @@ def cpu_seconds(pid: int) -> float:
     """Time on a core, ever."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wake_ups(pid: int) -> int:
+    """How often a process's threads, those that live, have gone to wait for something."""
+    statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    return sum(int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", each, re.M)[0]) for each in statuses)
