@@ -19,14 +19,14 @@ from ..logs import counted, lasting, printable
 from ..settings.settings import Settings
 from ..wire.plans import Plan, frames_of
 
-QUIET_SECONDS = 3.0  # what is done so soon needs no line before its result's
+QUIET_SECONDS = 3.0  # Seconds: an input that ends sooner has no line of its own before its result's.
 REPORT_SECONDS = 10.0
 STOPPED = "stopped; run the same command again to go on from here"
 
 
 @dataclass(frozen=True)
 class Totals:
-    """How a command ended. `unfinished`: what an interruption left, begun or not."""
+    """How a command ended. `unfinished` counts inputs that an interruption left, begun or not."""
 
     restored: int
     were_there: int
@@ -80,7 +80,7 @@ class Course:
 
 
 class Report:
-    """Plain lines on stderr: what takes longer is told of every ten seconds. Paths are as they were given."""
+    """Plain lines on stderr, one every ten seconds while an input takes. Paths are as they were given."""
 
     def __init__(self) -> None:
         self._courses: dict[Path, Course] = {}
@@ -107,7 +107,7 @@ class Report:
             self.say(f"{path}: {course}")
 
     def ended(self, path: Path) -> None:
-        """Of what was planned, however it ended."""
+        """Count an input that was planned, however it ended."""
         del self._courses[path]
         if announcing := self._announcing.pop(path, None):
             announcing.cancel()
@@ -154,7 +154,7 @@ class Bars(Report):
         course = self._courses[path] = Course(plan)
         self._bars[path] = tqdm(
             total=course.total,
-            initial=course.before,  # not counted for the speed
+            initial=course.before,  # these do not count for the speed
             unit="frame",
             desc=printable(str(path)),
             dynamic_ncols=True,
@@ -202,7 +202,7 @@ class Events(Report):
     def progress(self, path: Path, frames: int) -> None:
         course = self._courses[path]
         course.add(frames)
-        if frames:  # a sign of life is none
+        if frames:  # a sign of life is no event
             _write("progress", path=str(path), done=course.done, total=course.total)
 
     def done(self, path: Path, result: Result, seconds: float) -> None:

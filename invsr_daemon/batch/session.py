@@ -42,7 +42,7 @@ def process_inputs(
     overwrite: bool,
     as_json: bool,
 ) -> int:
-    """Restore every input; the exit code. Raises ConfigError before anything is begun."""
+    """Restore every input and return the exit code. Raises ConfigError before anything is begun."""
     settings = load(config_file, options)
     logging.basicConfig(level=settings.log.level.upper(), format="%(message)s", stream=sys.stderr)
     targets = find_targets(inputs, output, settings)
@@ -84,7 +84,7 @@ class _Session:
         self._failed: dict[Path, InvsrError] = {}
 
     async def run(self) -> int:
-        """The exit code."""
+        """Restore all inputs; return the exit code."""
         self._signals.listen()
         turns = asyncio.Semaphore(len(self._devices))
         try:
@@ -133,7 +133,7 @@ class _Session:
                 self._report.done(path, result, time.monotonic() - began)
 
     def _claim(self, path: Path, output: Path) -> None:
-        """Even if it may overwrite, a command keeps the result of each of its inputs."""
+        """Refuse a name that another input of this command has taken, even if results may be overwritten."""
         other = self._owners.setdefault(output, path)
         if other != path:
             raise OutputExistsError(

@@ -17,12 +17,12 @@ from ..wire.plans import Target
 RESTORED = "_restored"
 KEPT_CONTAINERS = frozenset({".mp4", ".mkv", ".mov"})
 NO_SUFFIX, LINK = "no suffix", "symbolic link"
-MOST_TOLD = 5  # clashes of names: the others are alike
+MOST_TOLD = 5  # a message shows so many clashes of names
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Inputs as given or found, each with its result's place; what folders hold besides, counted."""
+    """Inputs as given or found, each with its result's place, and how many other files the folders hold."""
 
     places: Mapping[Path, Target]
     left_out: Mapping[str, int]
@@ -37,7 +37,7 @@ class _Goal:
 
 
 def find_targets(inputs: Sequence[Path], output: str | None, settings: Settings) -> Targets:
-    """Every input file with the place of its result; folders are searched for films and pictures.
+    """Return every input file with the place of its result. Folders are searched for films and pictures.
 
     Raises ConfigError if -o does not fit them, or results of several folders would have one name.
     """
@@ -57,7 +57,7 @@ def find_targets(inputs: Sequence[Path], output: str | None, settings: Settings)
 
 
 def _goal(output: str, *, several: bool) -> _Goal:
-    """A slash at the end, a folder that is there, or a name that is no film's or picture's mean a folder."""
+    """-o names a folder if it ends with a slash, is a folder, or is no name of a film or picture."""
     path = Path(output)
     is_file = path.suffix.lower() in FILM_SUFFIXES | PICTURE_SUFFIXES
     if path.is_dir() or output.endswith(os.sep) or not is_file:
@@ -113,20 +113,20 @@ def _files(folder: Path, earlier: Path | None) -> Iterator[Path]:
 
 
 def _inside(folder: Path, other: Path) -> Path | None:
-    """Another folder's path in this one, if it lies there."""
+    """The relative path of another folder, if it lies in this one."""
     outer, inner = folder.resolve(), other.resolve()
     return inner.relative_to(outer) if inner.is_relative_to(outer) else None
 
 
 def _told_apart(found: Mapping[Path, Target], settings: Settings) -> dict[Path, Target]:
-    """Each with a name of its own: of those in one folder the later are numbered, as the daemon does it.
+    """Give each a name of its own. Within one folder the later ones are numbered, as the daemon does it.
 
-    A file that was named twice is left once. Raises ConfigError where files of several folders clash.
+    A file that was named twice is taken once. Raises ConfigError where files of several folders clash.
     """
     owners: dict[Path, Path] = {}
     apart: dict[Path, Target] = {}
     clashes = []
-    for path in sorted(found, key=lambda path: len(_suffixes(path, settings))):  # sure names first
+    for path in sorted(found, key=lambda path: len(_suffixes(path, settings))):  # certain names first
         for target in _numbered(found[path]):
             names = [target.path(suffix) for suffix in sorted(_suffixes(path, settings))]
             other = next((owners[name] for name in names if name in owners), None)
@@ -153,7 +153,7 @@ def _numbered(target: Target) -> Iterator[Target]:
 
 
 def _suffixes(path: Path, settings: Settings) -> frozenset[str]:
-    """Those that a result may get, as far as an input's name tells."""
+    """The suffixes that a result may get, as far as the input's name tells."""
     own = path.suffix.lower()
     if own in PICTURE_SUFFIXES:
         return frozenset({own if settings.image.format == "same" else f".{settings.image.format}"})

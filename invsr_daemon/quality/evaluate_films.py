@@ -59,13 +59,13 @@ from .samples.pictures import find_sources
 from .tiles import Tiles
 
 FRAMES = 48
-# Shorter than the daemon's, whose chunks are as long as these films: one begins in the middle.
+# Shorter than the daemon's chunks, which are as long as these films: so that a chunk begins in the middle.
 CHUNK_FRAMES = 24
 SIZE = "448x320"
 MOST_PHOTOGRAPHS = 6
-# NIQE is slow and needs no more: of every so many frames.
+# NIQE is slow: it is measured on one frame of so many, which is enough.
 NIQE_EVERY = 4
-# What changes in the truth may change so many pixels around it: two small pixels by filters, there and back.
+# A change in the truth may change so many pixels around it: filters reach two pixels of the poor picture.
 REACH = 4 * SCALE
 
 
@@ -208,9 +208,9 @@ def evaluate_film_files(paths: Sequence[Path], options: FilmOptions, say: Callab
 
 
 def open_clips(paths: Sequence[Path], options: FilmOptions, settings: Settings) -> Iterator[Clip]:
-    """Generated films if there is a photograph among the paths, then the films among them.
+    """Return generated films if there is a photograph among the paths, then the films among the paths.
 
-    Everything is read and checked before the first of them comes. Raises ConfigError, InputError.
+    Everything is read and checked before this returns. Raises ConfigError, InputError.
     """
     sources = find_sources(paths)
     photographs = [source.path for source in sources if source.path.suffix.lower() in PICTURE_SUFFIXES]
@@ -243,7 +243,7 @@ def watch(
         for method, feed in zip(methods, feeds, strict=True)
     ]
     for step, *restored in zip(first, *films, strict=True):
-        truth.add(step, step.truth)  # cheap: compared with itself
+        truth.add(step, step.truth)  # the truth compared with itself
         for track, frame in zip(tracks.values(), restored, strict=True):
             track.add(step, frame)
     scores = {
@@ -270,7 +270,7 @@ class Track:
         self._before: tuple[Step, Pixels] | None = None
 
     def timed(self, frames: Iterator[Pixels]) -> Iterator[Pixels]:
-        """The same frames; the time they take is counted."""
+        """Pass frames on, and count the time that they take."""
         while True:
             begun = time.perf_counter()
             frame = next(frames, None)
@@ -280,7 +280,7 @@ class Track:
             yield frame
 
     def add(self, step: Step, frame: Pixels) -> None:
-        """One more frame of the result."""
+        """Take one more frame of the result."""
         self._compare(step, frame)
         if step.motion is None:
             self._close_shot()
@@ -298,7 +298,7 @@ class Track:
         self._before = step, frame
 
     def score(self, starts: Collection[int], truth: Track, tiles: Tiles | None) -> VideoScore:
-        """When the film is over; `starts`: where something began anew."""
+        """Score the film once it is over; `starts`: the frames where something began anew."""
         self._close_shot()
         seams = {
             start: (
@@ -323,7 +323,7 @@ class Track:
         return VideoScore(values, *series, seams, tiles, self.seconds)
 
     def _compare(self, step: Step, frame: Pixels) -> None:
-        """PSNR and SSIM of every frame, patches for NIQE of some; what comes again is not measured again."""
+        """Measure PSNR and SSIM of each frame, and NIQE's patches of some; repeated frames only once."""
         again = self._before is not None and (
             np.array_equal(frame, self._before[1]) and np.array_equal(step.truth, self._before[0].truth)
         )
@@ -342,7 +342,7 @@ class Track:
             self._patches.append(patch_features(torch.from_numpy(frame).permute(2, 0, 1).float() / 255))
 
     def _close_shot(self) -> None:
-        """What was static in the shot that ends here."""
+        """Measure what was static in the shot that ends here."""
         if self._shot is None or self._before is None:
             return
         static = self._before[0].static
@@ -363,7 +363,7 @@ def parsed_size(text: str) -> tuple[int, int]:
 
 
 def _check(options: FilmOptions) -> None:
-    """What would otherwise fail only after the work is done."""
+    """Refuse what would otherwise fail only after the work is done."""
     check_counts(options, "frames", "chunk_frames", "crop")
     check_folders(options.json_file, options.plot_file)
 

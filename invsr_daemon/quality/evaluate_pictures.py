@@ -33,7 +33,7 @@ from .picture_methods import SCALE, Method, open_methods, parse_methods
 from .samples.pictures import DEGRADATIONS, Degradation, Sample, find_sources, read_samples
 from .sheet import Cell, draw_row, draw_sheet, enlarged
 
-# As many pixels as the scale are left out on every side, as in the literature.
+# On every side as many pixels as the scale are left out, as in the literature.
 BORDER = SCALE
 LIBRARIES = ("torch", "diffusers", "numpy", "Pillow", "opencv-python-headless")
 DECIMALS = {"PSNR": 2, "SSIM": 4, "NIQE": 2, "s/MPix": 2}
@@ -179,7 +179,7 @@ def evaluate_picture_files(paths: Sequence[Path], options: PictureOptions, say: 
     Args:
         paths: files and folders.
         options: see there.
-        say: is told, line by line, how far it is.
+        say: is called with a line of progress at a time.
 
     Raises:
         ConfigError: an option is wrong, or there is nothing to measure.
@@ -250,7 +250,7 @@ def _measured(sample: Sample, methods: Sequence[Method], offer: Offer) -> tuple[
 
 
 def _values(picture: Tensor, truth: Tensor | None, offer: Offer) -> dict[str, float | None]:
-    """Every metric that can be had: those that compare only if there is a truth."""
+    """Every metric that can be measured. Those that compare need a truth."""
     values: dict[str, float | None] = {}
     if truth is not None:
         values["PSNR"] = finite(float(metrics.psnr(picture, truth, BORDER)))
@@ -263,7 +263,7 @@ def _values(picture: Tensor, truth: Tensor | None, offer: Offer) -> dict[str, fl
 
 
 def _check(options: PictureOptions) -> None:
-    """What would otherwise fail only after the work is done."""
+    """Refuse what would otherwise fail only after the work is done."""
     if options.degradation not in DEGRADATIONS:
         raise ConfigError(
             f"--degradation must be one of {', '.join(DEGRADATIONS)}, not {options.degradation!r}"
@@ -273,7 +273,7 @@ def _check(options: PictureOptions) -> None:
 
 
 def check_counts(options: object, *names: str) -> None:
-    """ConfigError if one of these options is given, and less than one."""
+    """Raise ConfigError if one of these options is given and is less than one."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -281,7 +281,7 @@ def check_counts(options: object, *names: str) -> None:
 
 
 def check_folders(*files: Path | None) -> None:
-    """ConfigError if there is no folder that a file which was asked for could be written to."""
+    """Raise ConfigError if the folder of a file to write does not exist."""
     for file in files:
         if file is not None and not file.absolute().parent.is_dir():
             raise ConfigError(f"{file} cannot be written: there is no folder {file.absolute().parent}")
@@ -303,7 +303,7 @@ def _recorded(options: PictureOptions, settings: Settings) -> dict[str, Any]:
 
 
 def write_files(*asked: tuple[Path | None, Callable[[], bytes]]) -> None:
-    """Each file that was asked for, with its content. Raises OutputError if that fails."""
+    """Write each file that was asked for. Raises OutputError if that fails."""
     for file, content in asked:
         if file is not None:
             _write(file, content())
@@ -322,13 +322,13 @@ def versions() -> dict[str, str]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that have a value."""
+    """The mean of those that have a value; None if none has."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def finite(value: float) -> float | None:
-    """JSON has no infinity: equal pictures have no PSNR."""
+    """None for infinity, which JSON lacks: equal pictures have no PSNR."""
     return value if math.isfinite(value) else None
 
 

@@ -2,7 +2,7 @@
 
 bicubic, lanczos
 MODEL[:temporal=off|static|full][:phase=N][:OPTION=VALUE]...
-    as the daemon restores films (`invsr_daemon.films`), in chunks that see as far around them as a worker's;
+    as the daemon restores films (`restorers/film/`), in chunks that see as far around them as a worker's;
     with a phase as if the film's first frame were that many frames into it: chunks and anchors begin at
     other frames, so that what they do to a frame can be told from what the frame shows
 """
@@ -31,8 +31,8 @@ from .tiles import TileCounter, Tiles
 
 Temporal = Literal["off", "static", "full"]
 TEMPORAL: tuple[Temporal, ...] = get_args(Temporal)
-OWN_OPTIONS = ("temporal", "phase")  # those of pictures aside
-TRUTH = "truth"  # is always there, and may be named
+OWN_OPTIONS = ("temporal", "phase")  # beside the options of pictures
+TRUTH = "truth"  # the default, which may be named
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class FilmModelMethod:
             yield frame
 
     def _film(self, frames: Iterable[Pixels], chunk_starts: Sequence[int]) -> Iterator[Pixels]:
-        """Chunk after chunk, each with what it looks at around it."""
+        """Restore chunk after chunk, each with the frames that it looks at around it."""
         temporal, picture, phase = self.spec.temporal, self.spec.picture, self.spec.phase
         assert temporal is not None
         options = Options(
@@ -159,7 +159,7 @@ class FilmModelMethod:
 
 
 class _Reader:
-    """Frames of a film, those near the chunk at hand kept."""
+    """Reads a film once, and keeps the frames near the present chunk."""
 
     def __init__(self, frames: Iterator[FilmFrame], context: tuple[int, int]) -> None:
         self._frames = frames
@@ -167,7 +167,7 @@ class _Reader:
         self._kept: deque[FilmFrame] = deque()
 
     def around(self, wanted: range) -> Iterator[FilmFrame]:
-        """A chunk's frames, and those before and after them that it looks at."""
+        """Return a chunk's frames, and those before and after them that it looks at."""
         while self._kept and self._kept[0].index < wanted.start - self._before:
             self._kept.popleft()
         yield from tuple(self._kept)

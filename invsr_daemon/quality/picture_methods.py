@@ -138,7 +138,7 @@ def open_methods(
 
 def _parsed(label: str, settings: Settings) -> MethodSpec:
     matched = _SPEC.fullmatch(label)
-    assert matched is not None  # the name takes whatever is no option
+    assert matched is not None  # a name may hold colons: what is no option belongs to it
     name, options = matched["name"], _options(label, matched["options"])
     if name in FILTERS:
         if options:

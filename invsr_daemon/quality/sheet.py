@@ -1,4 +1,4 @@
-"""A contact sheet: a row per picture, a column per method, for eyes.
+"""A contact sheet: a row per picture, a column per method, to compare by eye.
 
 Every cell shows the same piece of CELL x CELL pixels, the busiest one, at its own size, so that details
 can be seen; a smaller picture lies in the middle of its cell. A caption stands below each.
@@ -78,7 +78,7 @@ def _image(picture: Tensor) -> Image.Image:
 
 
 def _fitting(caption: str, pen: ImageDraw.ImageDraw) -> str:
-    """As much of it as a cell is wide, in characters that every default font has."""
+    """Shorten a caption to a cell's width, in characters that every default font has."""
     caption = caption.encode("ascii", "replace").decode()
     font = ImageFont.load_default()
     while pen.textlength(caption, font=font) > CELL:

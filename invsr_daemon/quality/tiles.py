@@ -1,4 +1,4 @@
-"""How much the networks really computed, counted at their doors."""
+"""How much the networks really computed, counted where they are called."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Per network. One that takes several steps counts each."""
+    """Work per network. A network that takes several steps counts each step."""
 
     noise_predictor: Work = field(default_factory=Work)
     vae_encode: Work = field(default_factory=Work)
@@ -46,11 +46,11 @@ class Tiles:
 
 
 class TileCounter:
-    """Counts what a model's networks are given while `counting`."""
+    """Counts what a model's networks are given inside `counting`."""
 
     def __init__(self, model: InvSR) -> None:
         parts = model.restorer.parts
-        # With what an input's pixel is of the poor picture's: the encoder sees it enlarged, latents are half.
+        # With the area of a pixel of its input, in pixels of the poor picture.
         self._networks: dict[str, tuple[nn.Module, float]] = {
             "noise_predictor": (parts.noise_predictor, 1.0),
             "vae_encode": (parts.vae.encoder, 1 / 16),

@@ -1,6 +1,6 @@
 """How stable a film is in time. Frames are [H,W,3] in 8 bits, as they would be stored.
 
-A film of grey frames is perfectly stable: read these numbers beside one for detail.
+A film of grey frames is perfectly stable: always read these numbers beside a measure of detail.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..samples.clips import Flow, Pixels
 from ..samples.spline import coefficients, sample
 from .psnr_ssim import LUMA, LUMA_OFFSET
 
-# Levels of 255: a change below it is nothing, whatever it is divided by.
+# Levels of 255: a smaller change counts as none, so that nothing is divided by it.
 UNSEEN = 0.05
 NEIGHBOURS = 5
 
@@ -40,7 +40,7 @@ class Deviation:
         return cls(1, first.double(), torch.zeros_like(first, dtype=torch.float64))
 
     def add(self, frame: Tensor) -> Deviation:
-        """With one more frame [H,W]."""
+        """Return the deviation with one more frame [H,W]."""
         apart = frame.double() - self.mean
         mean = self.mean + apart / (self.count + 1)
         return Deviation(self.count + 1, mean, self.squares + apart * (frame.double() - mean))
@@ -68,7 +68,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> float | None:
 
 
 def interior(mask: Tensor, distance: int) -> Tensor:
-    """bool [H,W]: pixels of the mask with nothing else within `distance`; beyond the frame lies nothing."""
+    """bool [H,W]: pixels of the mask with only mask within `distance`. Beyond the frame counts as no mask."""
     others = functional.pad((~mask)[None, None].float(), (distance,) * 4)
     return functional.max_pool2d(others, 2 * distance + 1, stride=1)[0, 0] == 0
 

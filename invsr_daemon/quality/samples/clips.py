@@ -1,6 +1,6 @@
 """What a film is to the metrics: frames in order, each with its truth and the motion that led to it.
 
-Clips are walked through once, frame by frame: nothing holds more of a film than it needs.
+Clips are walked through frame by frame, so that memory holds only a few frames.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Step:
     """One frame: the truth [H,W,3] and the poor picture [H/4,W/4,3] that is restored.
 
     `motion` is None in the first frame of a shot. `static` bool [H,W]: pixels that are the same in every
-    frame of the shot; None where nobody knows.
+    frame of the shot; None where that is not known.
     """
 
     index: int
@@ -69,7 +69,7 @@ class Clip(Protocol):
         """(height, width) of the truth."""
 
     def steps(self) -> Iterator[Step]:
-        """Every frame, from the first; the same ones each time."""
+        """Yield every frame from the first; each call yields the same ones."""
 
 
 def reduced(truth: Pixels) -> Tensor:

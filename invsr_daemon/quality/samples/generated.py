@@ -18,7 +18,7 @@ from .clips import Pixels
 from .scenes import Generated, Layer, Matrix, Path, Shape, Shot, texture
 
 Size = tuple[int, int]
-# Of 255 levels: a small camera's in poor light.
+# In levels of 255: the noise of a small camera in poor light.
 SENSOR_NOISE = 5.0
 SHOT_FRAMES = 20
 SLIDES = 2
@@ -36,13 +36,13 @@ class Studio:
     seed: int = 0
 
     def photograph(self, number: int) -> Pixels:
-        """Any number: they come round again, then mirrored, so that two neighbours always differ."""
+        """The photograph of any number: they repeat, then mirrored, so that two neighbours always differ."""
         turn, index = divmod(number, len(self.photographs))
         picture = self.photographs[index]
         return np.ascontiguousarray(picture[:, ::-1]) if turn % 2 else picture
 
     def centre(self) -> tuple[float, float]:
-        """(x, y) of the frame's."""
+        """The frame's centre as (x, y)."""
         return (self.size[1] - 1) / 2, (self.size[0] - 1) / 2
 
     def background(self, number: int, path: Path | None = None) -> Layer:
@@ -231,7 +231,7 @@ def _object(studio: Studio, number: int, edge: float) -> Layer:
 
 
 def _wandering(width: int, height: int) -> Path:
-    """A cursor's way: some frames across the screen, then at rest for as long, and so on."""
+    """A cursor's path: it crosses the screen for some frames, rests as long, and so on."""
 
     def path(t: int) -> Matrix:
         moved = t // 24 * 12 + min(t % 24, 12)

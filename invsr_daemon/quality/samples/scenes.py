@@ -24,7 +24,7 @@ from .spline import coefficients, sample
 # 3x3, float64: homogeneous coordinates (x, y, 1) of a frame's pixel -> of the texture or the shape.
 Matrix = NDArray[np.float64]
 Path = Callable[[int], Matrix]
-# So near to another layer or the frame's edge a vector is not trusted: sampling there looks beyond.
+# Pixels: a vector nearer to another layer or the frame's edge is not trusted, for sampling would look beyond.
 MARGIN = 3
 MIXED = -1
 # Of a Gaussian, in pixels: it leaves 29 % of the contrast of the finest lines a grid can show.
@@ -41,7 +41,7 @@ class Shape:
     box: bool = False
 
     def coverage(self, x: Tensor, y: Tensor) -> Tensor:
-        """How much of a pixel it covers, 0 to 1, at places [N]."""
+        """How much of a pixel the shape covers, 0 to 1, at places [N]."""
         across, down = (x - self.centre[0]).abs(), (y - self.centre[1]).abs()
         if self.box:
             inside = torch.minimum(self.radii[0] - across, self.radii[1] - down)
@@ -51,7 +51,7 @@ class Shape:
 
 
 def resting(_: int) -> Matrix:
-    """The path of what stays where it is."""
+    """The path of a layer that does not move."""
     return np.eye(3)
 
 
@@ -214,7 +214,7 @@ def moved(matrix: Matrix, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def texture(picture: Pixels, size: tuple[int, int] | None = None) -> Tensor:
     """B-spline weights [h,w,3] of a picture [H,W,3]; reduced until it just covers `size` (height, width).
 
-    Then seen through a lens: without it a photograph has detail that no grid of pixels shows alike at
+    Then blurred as by a lens: without it a photograph has detail that no grid of pixels shows alike at
     every fraction of a pixel, and the truth itself would flicker.
     """
     if size is not None:
