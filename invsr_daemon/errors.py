@@ -54,8 +54,20 @@ class ResourceError(InvsrError):
     retryable = True
 
 
-class DiskFullError(ResourceError):
+class MachineError(ResourceError):
+    """The machine's own want, not a file's: work waits until it has passed, and no job pays an attempt."""
+
+
+class DiskFullError(MachineError):
     """No space where a result or a piece of work should go: nobody's fault but the disk's."""
+
+
+class ProcessRefusedError(MachineError):
+    """The system starts no process just now: too many of them, or too little memory."""
+
+
+class NoDeviceError(MachineError):
+    """Every device is set aside."""
 
 
 class InternalError(InvsrError):
@@ -64,6 +76,18 @@ class InternalError(InvsrError):
 
 class WorkerLostError(ResourceError):
     """A worker process died or fell silent."""
+
+
+class WorkerStartError(WorkerLostError):
+    """A process ended before it could be asked anything: whatever it was to do is not to blame."""
+
+
+class DeviceLostError(ResourceError):
+    """A device fails: the error is its own or its driver's, not that of the work it was given."""
+
+
+class DeviceOccupiedError(DeviceLostError):
+    """Others have taken a device's memory: not even the model finds room."""
 
 
 class WorkersLostError(InvsrError):

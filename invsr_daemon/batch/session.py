@@ -31,6 +31,8 @@ from .targets import find_targets
 log = logging.getLogger(__name__)
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+# How long a command waits for a device while all are set aside. Its finished pieces are kept.
+DEVICE_SECONDS = 600.0
 
 
 def process_inputs(
@@ -79,7 +81,8 @@ class _Session:
         self._devices = devices
         self._report = report
         self._owners: dict[Path, Path] = {}  # of results
-        self._signals = TwoSignals(report.stopping)
+        self._signals = TwoSignals(self._begin_to_stop)
+        self._pool: LocalPool | None = None
         self._done: list[Result] = []
         self._failed: dict[Path, InvsrError] = {}
 
@@ -90,9 +93,12 @@ class _Session:
         try:
             limits = self._settings.limits
             async with (
-                LocalPool(self._devices, limits.cpu_threads, limits.stall_seconds) as pool,
+                LocalPool(
+                    self._devices, limits.cpu_threads, limits.stall_seconds, patience=DEVICE_SECONDS
+                ) as pool,
                 asyncio.TaskGroup() as group,
             ):
+                self._pool = pool
                 for path, job in self._jobs.items():
                     group.create_task(self._one(path, job, pool, turns))
         except asyncio.CancelledError:
@@ -101,6 +107,11 @@ class _Session:
         totals = self._totals()
         self._report.summary(totals)
         return totals.exit_code
+
+    def _begin_to_stop(self) -> None:
+        self._report.stopping()
+        if self._pool is not None:
+            self._pool.refuse()  # whoever waits for a device that is well
 
     def _totals(self) -> Totals:
         were_there = sum(result.was_there for result in self._done)

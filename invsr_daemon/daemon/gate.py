@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ..errors import DiskFullError, ResourceError
+from ..errors import DiskFullError, NoDeviceError, ProcessRefusedError, ResourceError
 from ..files.publishing import obstacle, unwritable
 from ..files.remembered_mounts import RememberedMounts
 from ..settings.folders import Folders
@@ -28,6 +28,8 @@ class HoldKind(StrEnum):
     FOLDER = "folder"  # missing, not mounted, or not to be written to
     DISK_FULL = "disk full"
     STORE = "store"  # busy, or its disk fails
+    DEVICE = "device"  # all are set aside
+    SYSTEM = "system"  # it starts no process
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,13 @@ class Hold:
 
     @classmethod
     def after(cls, error: ResourceError) -> Hold:
-        """For a while, because of an error of the disk or the store."""
-        kind = HoldKind.DISK_FULL if isinstance(error, DiskFullError) else HoldKind.STORE
-        return cls.for_a_while(kind, str(error))
+        """For a while, because of an error of the machine or the store."""
+        kinds: dict[type[ResourceError], HoldKind] = {
+            DiskFullError: HoldKind.DISK_FULL,
+            NoDeviceError: HoldKind.DEVICE,
+            ProcessRefusedError: HoldKind.SYSTEM,
+        }
+        return cls.for_a_while(kinds.get(type(error), HoldKind.STORE), str(error))
 
 
 STARTING = Hold(HoldKind.STARTING, "starting")

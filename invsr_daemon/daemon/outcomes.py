@@ -8,7 +8,7 @@ import os
 import time
 
 from .. import logs
-from ..errors import DiskFullError, Interrupted, InvsrError, ResourceError
+from ..errors import Interrupted, InvsrError, MachineError, ResourceError
 from ..jobs.observing import Result
 from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..logs import counted
@@ -92,7 +92,7 @@ class Outcomes:
         reason = str(error)
         if isinstance(error, Interrupted):
             await self._postpone(row, STOPPED, None, counts=False)
-        elif isinstance(error, DiskFullError):
+        elif isinstance(error, MachineError):
             await self._hold(row, Hold.after(error))
         elif why := await asyncio.to_thread(self._guard.missing):
             await self._hold(row, Hold.for_a_while(HoldKind.FOLDER, why))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import ResourceError
-from ..pool.protocol import Pool
+from ..pool.protocol import Pool, told
 from ..store.status import DaemonStatus
 from ..store.store import Store
 from ..systemd.notify import Notifier
-from .gate import FolderGuard, Gate, Hold
+from .gate import FolderGuard, Gate, Hold, HoldKind
 from .inbox.inbox import Inbox
 from .lanes import Lanes
 from .ledger import Ledger
@@ -102,7 +102,7 @@ class Watch:
             try:
                 await self._requests.read()
                 await self._settings.reload_if_requested(pool.media)
-                await self._guard_folders()
+                await self._look_after(pool)
                 if time.monotonic() - told >= STATUS_SECONDS:
                     await self.tell(pool, inbox, devices)
                     told = time.monotonic()
@@ -116,9 +116,9 @@ class Watch:
                 async with asyncio.timeout(TICK_SECONDS):
                     await stopping.wait()
 
-    async def _guard_folders(self) -> None:
-        """Pause where a folder is gone, cannot be written to or is nearly full; go on when that is over."""
-        if hold := await asyncio.to_thread(self._guard.hold):
+    async def _look_after(self, pool: Pool) -> None:
+        """Pause while a folder lets no work begin, or no device is well; go on when that is over."""
+        if hold := await asyncio.to_thread(self._guard.hold) or _hold_for_devices(pool):
             self._gate.block(hold)
         elif self._gate.reopen():
             self._lanes.wake()
@@ -139,5 +139,13 @@ class Watch:
             watching=inbox.status.watching,
             held=None if held is None else held.reason,
             problem=inbox.status.problem,
+            set_aside=dict(pool.set_aside),
         )
         self._announcer.tell(status, self._settings.now.limits.stall_seconds)
+
+
+def _hold_for_devices(pool: Pool) -> Hold | None:
+    """Why the devices let no work begin, if so."""
+    if pool.size:
+        return None
+    return Hold(HoldKind.DEVICE, f"no device can be used: {told(pool.set_aside)}")

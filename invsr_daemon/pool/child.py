@@ -14,7 +14,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..errors import WorkerLostError
+from ..errors import ProcessRefusedError, WorkerLostError, WorkerStartError
 from ..wire.events import Progress, error_of
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LINE_LIMIT = 2**28  # a plan holds the time of every frame: two days of film
 STOP_SECONDS = 5.0
+KILLED_SECONDS = 10.0  # a killed process that a driver holds may never end
+SLICES = 20  # silence is counted in so many parts: see `_unless_stalled`
 LAST_WORDS = 3
 
 # A process's environment, where ours does not say otherwise.
@@ -35,9 +37,20 @@ ENVIRONMENT = {
         "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=16777216:"
         "glibc.malloc.trim_threshold=67108864:glibc.malloc.hugetlb=1"
     ),
+    # Devices in the order that nvidia-smi shows, not by speed.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # cuBLAS gives the same bits each time only with a work space of fixed size.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Memory that was used in other sizes can be used again.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     # Without it SVT-AV1 writes twenty lines for each chunk.
     "SVT_LOG": "1",
 }
+
+
+def environment() -> dict[str, str]:
+    """The environment of processes that work for this one."""
+    return ENVIRONMENT | os.environ
 
 
 @dataclass
@@ -49,6 +62,7 @@ class Process:
     stdout: asyncio.StreamReader
     last_words: list[str]
     listener: asyncio.Task[None]
+    ready: bool = False
 
 
 class Child:
@@ -67,7 +81,10 @@ class Child:
         self._context = Context()
 
     async def ask(self, line: str, progress: Progress) -> Any:
-        """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls.
+        """The answer to a request.
+
+        Raises what the process reports; WorkerLostError if it dies or stalls, WorkerStartError if it dies
+        before it is ready; ProcessRefusedError if the system starts none.
 
         The process is killed if this is cancelled, or if `progress` raises: it would go on otherwise, and its
         late answer would be taken for the next one's.
@@ -84,14 +101,14 @@ class Child:
     async def _last_event(self, line: str, progress: Progress) -> dict[str, Any]:
         self._context = copy_context()  # the log lines of the process now belong to this job
         process = await self._living()
-        try:
+        with suppress(ConnectionError):  # it is dead, and its last event says when it died
             process.stdin.write(line.encode())
             await self._unless_stalled(process, process.stdin.drain)
-        except ConnectionError as error:
-            raise await self._lost(process) from error
         while True:
             event = await self._event(process)
-            if event["event"] == "progress":
+            if event["event"] == "ready":
+                process.ready = True
+            elif event["event"] == "progress":
                 progress(int(event["frames"]))
             else:
                 return event
@@ -112,8 +129,9 @@ class Child:
                 await process.handle.wait()
         except TimeoutError:
             _kill(process)
-            await process.handle.wait()
-        await process.listener
+            await _ended(process)
+        else:
+            await process.listener
 
     async def kill(self) -> None:
         """End the process now; the next request gets a new one."""
@@ -126,7 +144,10 @@ class Child:
         if self._process is not None and self._process.handle.returncode is not None:
             log.warning("%s with nothing to do: a new one is started", await self._lost(self._process))
         if self._process is None:
-            self._process = await self._started()
+            try:
+                self._process = await self._started()
+            except OSError as error:  # EAGAIN, ENOMEM, EMFILE: all of them pass
+                raise ProcessRefusedError(f"{self.name} cannot be started: {error.strerror}") from error
         return self._process
 
     async def _started(self) -> Process:
@@ -138,7 +159,7 @@ class Child:
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
             start_new_session=True,  # a terminal's Ctrl-C is the parent's to answer
-            env=ENVIRONMENT | os.environ,
+            env=environment(),
         )
         assert handle.stdin is not None
         assert handle.stdout is not None
@@ -155,19 +176,33 @@ class Child:
         return event
 
     async def _unless_stalled(self, process: Process, wait: Callable[[], Awaitable[T]]) -> T:
-        """What the process is waited for. Raises WorkerLostError if it stalls."""
-        while True:
-            before = self._work_of(process)
-            try:
-                async with asyncio.timeout(self._stall_seconds):
-                    return await wait()
-            except TimeoutError as error:
-                if self._work_of(process) != before:
+        """What the process is waited for. Raises WorkerLostError if it stalls.
+
+        Silence is counted in slices of time. If this very process was frozen meanwhile, stopped or suspended
+        with the machine, that counts as one slice, and what lies in the pipe by then is read before the next.
+        """
+        waiting = asyncio.ensure_future(wait())
+        try:
+            silent, before = 0, self._work_of(process)
+            slice_seconds = None if self._stall_seconds is None else self._stall_seconds / SLICES
+            while not (await asyncio.wait({waiting}, timeout=slice_seconds))[0]:
+                silent += 1
+                if silent < SLICES:
                     continue
-                _kill(process)
-                await self._lost(process)
-                how = f"{self.silence} for {self._stall_seconds:g} s and was killed (limits.stall_seconds)"
-                raise WorkerLostError(f"{self.name} {how}") from error
+                if self._work_of(process) == before:
+                    raise await self._stalled(process)
+                silent, before = 0, self._work_of(process)
+            return waiting.result()
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.wait({waiting})
+
+    async def _stalled(self, process: Process) -> WorkerLostError:
+        _kill(process)
+        await self._lost(process)
+        how = f"{self.silence} for {self._stall_seconds:g} s and was killed (limits.stall_seconds)"
+        return WorkerLostError(f"{self.name} {how}")
 
     def _work_of(self, process: Process) -> object:
         """What differs from one moment to another if a process that says nothing works all the same."""
@@ -175,11 +210,14 @@ class Child:
 
     async def _lost(self, process: Process) -> WorkerLostError:
         self._process = None
-        code = await process.handle.wait()
-        await process.listener
+        code = await _ended(process)
+        if code is None:
+            return WorkerLostError(f"{self.name} does not end although it was killed: its device may hang")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        when = "" if process.ready else " before it was ready"
         words = " | ".join(process.last_words)
-        return WorkerLostError(f"{self.name} {how}" + (f": {words}" if words else ""))
+        kind = WorkerLostError if process.ready else WorkerStartError
+        return kind(f"{self.name} {how}{when}" + (f": {words}" if words else ""))
 
     async def _listen(self, stderr: asyncio.StreamReader, words: list[str]) -> None:
         """Pass on what the process says, and keep its last words for an error message."""
@@ -187,6 +225,19 @@ class Child:
             text = line.decode(errors="replace").rstrip()
             words[:] = [*words[1 - LAST_WORDS :], text]
             self._context.run(log.warning, "%s: %s", self.name, text)
+
+
+async def _ended(process: Process) -> int | None:
+    """The exit code of a process that ends; None if it does not in time, and is abandoned."""
+    try:
+        async with asyncio.timeout(KILLED_SECONDS):
+            code = await process.handle.wait()
+            await process.listener
+    except TimeoutError:
+        _kill(process)
+        process.listener.cancel()
+        return None
+    return code
 
 
 def _kill(process: Process) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
 
+from ..errors import InvsrError
 from ..wire.plans import Priority
 from .protocol import Worker
 
@@ -18,10 +19,10 @@ W = TypeVar("W", bound=Worker)
 
 @dataclass
 class _Waiter(Generic[W]):
-    """Someone who wants a worker: any but `avoid`, if there are others at all."""
+    """Someone who wants a worker: on any device but those to avoid, if there are others at all."""
 
     future: asyncio.Future[W]
-    avoid: Worker | None
+    avoid: Collection[str]
 
 
 class Leases(Generic[W]):
@@ -33,6 +34,7 @@ class Leases(Generic[W]):
         self._waiting: list[tuple[Priority, int, _Waiter[W]]] = []
         self._asked = count()
         self._paused = False
+        self._refusal: InvsrError | None = None
 
     @property
     def workers(self) -> tuple[W, ...]:
@@ -45,6 +47,7 @@ class Leases(Generic[W]):
 
     def add(self, worker: W) -> None:
         """Take a worker in: whoever waits may get it at once."""
+        self._refusal = None
         self._workers.append(worker)
         self._give_back(worker)
 
@@ -54,6 +57,14 @@ class Leases(Generic[W]):
         if worker in self._idle:
             self._idle.remove(worker)
         self._match()  # whoever avoids the only one left gets it
+
+    def refuse(self, error: InvsrError) -> None:
+        """Let nobody wait any more, until a worker comes; `error` says why there is none."""
+        self._refusal = error
+        while self._waiting:
+            waiter = heapq.heappop(self._waiting)[-1]
+            if not waiter.future.done():
+                waiter.future.set_exception(error)
 
     def pause(self) -> None:
         """Lease no worker until `resume`; those that are leased go on."""
@@ -65,22 +76,25 @@ class Leases(Generic[W]):
         self._match()
 
     @asynccontextmanager
-    async def lease(self, priority: Priority = (), avoid: Worker | None = None) -> AsyncIterator[W]:
-        """A worker; lower priorities come first. `avoid`: rather another than this one."""
+    async def lease(self, priority: Priority = (), avoid: Collection[str] = ()) -> AsyncIterator[W]:
+        """A worker; lower priorities come first. `avoid`: rather none on these devices."""
         worker = await self._leased(priority, avoid)
         try:
             yield worker
         finally:
             self._give_back(worker)
 
-    async def _leased(self, priority: Priority, avoid: Worker | None) -> W:
+    async def _leased(self, priority: Priority, avoid: Collection[str]) -> W:
+        if self._refusal is not None:
+            raise self._refusal
         waiter = _Waiter[W](asyncio.get_running_loop().create_future(), avoid)
         heapq.heappush(self._waiting, (priority, next(self._asked), waiter))
         self._match()
         try:
             return await waiter.future
         except asyncio.CancelledError:
-            if waiter.future.done() and not waiter.future.cancelled():  # handed over in this very moment
+            # It may have been handed over in this very moment.
+            if waiter.future.done() and not waiter.future.cancelled() and not waiter.future.exception():
                 self._give_back(waiter.future.result())
             raise
 
@@ -97,7 +111,7 @@ class Leases(Generic[W]):
             waiter = entry[-1]
             if waiter.future.done():  # cancelled while it waited
                 continue
-            fitting = [w for w in self._idle if w is not waiter.avoid or len(self._workers) == 1]
+            fitting = [w for w in self._idle if self._suits(w, waiter)]
             if not fitting:
                 passed.append(entry)
                 continue
@@ -105,3 +119,7 @@ class Leases(Generic[W]):
             waiter.future.set_result(fitting[0])
         for entry in passed:
             heapq.heappush(self._waiting, entry)
+
+    def _suits(self, worker: W, waiter: _Waiter[W]) -> bool:
+        others = any(each.device not in waiter.avoid for each in self._workers)
+        return not others or worker.device not in waiter.avoid

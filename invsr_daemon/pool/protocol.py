@@ -6,7 +6,7 @@ workers and keep them alive: attempts, priorities and pauses are decided here an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -26,8 +26,8 @@ class Worker(Protocol):
     async def run(self, task: Task, progress: Progress) -> float:
         """Do a task; its seconds. `progress` is told of frames as they are done.
 
-        Raises what the worker reports (InvsrError); WorkerLostError if it dies or falls silent. Cancelled, it
-        leaves the task undone.
+        Raises what the worker reports (InvsrError); DeviceLostError if its device fails, WorkerLostError if
+        it dies or falls silent. Cancelled, it leaves the task undone.
         """
 
 
@@ -60,16 +60,29 @@ class Pool(Protocol):
     def busy(self) -> int:
         """How many of them are leased."""
 
+    @property
+    def set_aside(self) -> Mapping[str, str]:
+        """Why devices are set aside, by device. Their workers are leased to nobody until they are well."""
+
     def lease(
-        self, priority: Priority = (), avoid: Worker | None = None
+        self, priority: Priority = (), avoid: Collection[str] = ()
     ) -> AbstractAsyncContextManager[Worker]:
         """A worker for the block; it waits for one. Lower priorities come first, then who asked first.
 
-        `avoid`: rather another than this one, if there is another.
+        `avoid`: rather none on these devices, if there are others. Raises NoDeviceError if all devices are
+        set aside.
         """
+
+    async def are_well(self, devices: Collection[str]) -> bool:
+        """Whether devices compute as they should, tried at once. Those that do not are set aside."""
 
     def pause(self) -> None:
         """Lease no worker until `resume`; those that are leased go on."""
 
     def resume(self) -> None:
         """Lease workers again."""
+
+
+def told(set_aside: Mapping[str, str]) -> str:
+    """Why devices are set aside, in a line."""
+    return "; ".join(f"{device}: {reason}" for device, reason in set_aside.items())

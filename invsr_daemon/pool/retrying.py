@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..errors import WorkerLostError, WorkersLostError
+from ..errors import InvsrError, WorkerLostError, WorkersLostError
 
 T = TypeVar("T")
 
@@ -29,5 +29,5 @@ async def outliving(name: str, most: int, ask: Callable[[], Awaitable[T]]) -> T:
         raise died_of_it(most, error) from error
 
 
-def died_of_it(times: int, last: WorkerLostError) -> WorkersLostError:
+def died_of_it(times: int, last: InvsrError) -> WorkersLostError:
     return WorkersLostError(f"{times} processes died of it; the last: {last}")

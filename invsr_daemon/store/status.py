@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,10 @@ LOCK_ATTEMPTS, LOCK_ATTEMPT_SECONDS = 10, 0.05
 
 @dataclass(frozen=True)
 class DaemonStatus:
-    """One moment of a running daemon. `held` says why no work begins, if so; `problem` what is amiss."""
+    """One moment of a running daemon. `held` says why no work begins, if so; `problem` what is amiss.
+
+    `set_aside`: why devices are not used at present, by device.
+    """
 
     pid: int
     version: str
@@ -33,11 +36,13 @@ class DaemonStatus:
     watching: str
     held: str | None
     problem: str | None
+    set_aside: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> str:
         """For `systemctl status`: 2 running, 14 queued, 3.1 fps."""
         text = f"{len(self.running)} running, {self.queued} queued, {self.frames_per_second:.1f} fps"
-        remarks = [remark for remark in (self.held, self.problem) if remark]
+        aside = f"set aside: {', '.join(self.set_aside)}" if self.set_aside else None
+        remarks = [remark for remark in (self.held, self.problem, aside) if remark]
         return "; ".join([text, *remarks])
 
     def write(self, state_dir: Path) -> None:

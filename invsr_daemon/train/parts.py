@@ -70,8 +70,8 @@ def prompt(folders: Sequence[Path], unet: Any, device: torch.device) -> Tensor |
         return None
     folder = holder(folders, *PROMPTS)
     with _damage_told(folder):
-        found = load_prompt(folder, unet, device, torch.float32)
-    return None if found is None else found.positive
+        found = load_prompt(folder, unet, torch.float32)
+    return None if found is None else found.positive.to(device)
 
 
 def built(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ResourceError
+from ..errors import ConfigError, DeviceOccupiedError, ResourceError
 from ..records import ModelSettings, largest_level
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, picture, restore_film
 from ..restorers.noise import CanvasNoise
 from ..restorers.opening import InvSR
 from ..restorers.options import Options
+from .faults import memory_errors
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ class DeviceRestorer:
         # Where memory did not suffice: settings whose canvases lie in main memory, and smaller tiles.
         self._in_main_memory: set[ModelSettings] = set()
         self._tiles: dict[ModelSettings, int] = {}
+
+    def wake(self) -> None:
+        """Begin to use the device. Whatever that raises, no file is to blame for it."""
+        torch.zeros(1, device=self.device)
 
     def image(
         self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int], alive: Callable[[], None]
@@ -103,13 +107,22 @@ class DeviceRestorer:
         wanted = (settings.model, self._dtype(settings))
         if self._model is None or self._loaded != wanted:
             self._model = None
-            self._model = InvSR.load(settings.model, self.device, wanted[1])
+            self._model = self._load(*wanted)
             self._loaded = wanted
         try:
             self._model.tiling_for(settings.tile)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return self._model
+
+    def _load(self, model: str, dtype: torch.dtype) -> InvSR:
+        """Raises ModelError; DeviceOccupiedError if there is no room for it."""
+        try:
+            with memory_errors():
+                return InvSR.load(model, self.device, dtype)
+        except MemoryError as error:
+            where = f"the memory of {self.device} does not suffice for the model"
+            raise DeviceOccupiedError(f"{where}: others have taken it{_free(self.device)}") from error
 
     def _tile_batch(self, settings: ModelSettings) -> int:
         """On a CPU one tile after the other: several at once are no quicker there and need memory."""
@@ -129,21 +142,18 @@ def _quickest(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if capabilities().get("amx_bf16") else torch.float32
 
 
+def _free(device: torch.device) -> str:
+    """How much memory a device has left, in words, if it tells."""
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    return f" ({free >> 20} of {total >> 20} MiB are free)"
+
+
 def _smaller_tile(tile: int, multiple: int) -> int | None:
     """Half of it, as a model takes it; None if that is too small for any."""
     half = tile // 2 // multiple * multiple
     return half if half >= 2 * multiple else None
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """MemoryError for what torch raises: where main memory is short that is a RuntimeError like any other."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise MemoryError(str(error)) from error
-        raise
 
 
 @torch.inference_mode()

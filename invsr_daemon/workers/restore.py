@@ -26,7 +26,8 @@ from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
 from ..wire.events import AttemptProgress, Progress
 from ..wire.tasks import parse_task
-from .device import DeviceRestorer, memory_errors, quantised
+from .device import DeviceRestorer, quantised
+from .faults import device_faults, memory_errors
 from .overlap import read_ahead, write_behind
 from .serving import serve
 
@@ -87,12 +88,13 @@ def restore_image(task: ImageTask, restorer: DeviceRestorer, progress: Progress)
 
 
 def perform(task: Task, restorer: DeviceRestorer, progress: Progress) -> float:
-    """Do one task; its seconds. Raises InvsrError."""
+    """Do one task; its seconds. Raises InvsrError; DeviceLostError if it is the device that fails."""
     began = time.monotonic()
-    if task.kind == "video":
-        restore_chunk(task, restorer, progress)
-    else:
-        restore_image(task, restorer, progress)
+    with device_faults(restorer.device):
+        if task.kind == "video":
+            restore_chunk(task, restorer, progress)
+        else:
+            restore_image(task, restorer, progress)
     return time.monotonic() - began
 
 
@@ -107,6 +109,7 @@ def main() -> None:
         return
     _make_repeatable(arguments.threads)
     restorer = DeviceRestorer(arguments.device)
+    restorer.wake()
     serve(lambda line, progress: perform(parse_task(line), restorer, progress))
 
 

@@ -49,6 +49,7 @@ def serve(answer: Callable[[str, Progress], Any]) -> None:
     def progress(frames: int) -> None:
         send({"event": "progress", "frames": frames})
 
+    send({"event": "ready"})
     while True:
         send(event_of(answer, lines.get(), progress))
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from invsr_daemon.errors import InputError, Interrupted, WorkerLostError, WorkersLostError
+from invsr_daemon.errors import (
+    DeviceLostError,
+    InputError,
+    Interrupted,
+    InvsrError,
+    NoDeviceError,
+    WorkerLostError,
+    WorkersLostError,
+)
 from invsr_daemon.jobs.chunks import Dispatcher
 from invsr_daemon.records import Task
 from invsr_daemon.wire.events import Progress
@@ -57,13 +65,16 @@ def slowly(then: Perform = write) -> Perform:
     return perform
 
 
-def dying(when: Callable[[MemoryWorker], bool]) -> Perform:
-    """Work of which some workers die, with frames told of."""
+KILLED = WorkerLostError("the worker was killed by SIGKILL")
+
+
+def dying(when: Callable[[MemoryWorker], bool], error: InvsrError = KILLED) -> Perform:
+    """Work of which some workers die, with frames told of; or that ends with another error there."""
 
     async def perform(worker: MemoryWorker, task: Task, progress: Progress) -> float:
         progress(5)
         if when(worker):
-            raise WorkerLostError("the worker was killed by SIGKILL")
+            raise error
         progress(-4)
         task.output.touch()
         return 0.0
@@ -96,6 +107,50 @@ def test_so_many_deaths_are_the_films_fault(tmp_path: Path) -> None:
     with pytest.raises(WorkersLostError, match="2 processes died of it"):
         run(plan_of(tmp_path, 1, worker_deaths=2), pool)
     assert [len(worker.given) for worker in pool.workers] == [1, 1]
+
+
+def test_deaths_on_a_device_that_proves_sick_are_not_the_films_fault(tmp_path: Path) -> None:
+    def sicken(worker: MemoryWorker) -> bool:
+        pool.sick.add("bad")
+        return len(worker.given) <= 4
+
+    pool = MemoryPool("bad", perform=dying(sicken))
+    watching = run(plan_of(tmp_path, 1, worker_deaths=2), pool)
+    assert watching.done == [("0.png", "bad")]
+    assert len(pool.workers[0].given) == 5
+
+
+def test_a_device_that_fails_is_left_for_another(tmp_path: Path) -> None:
+    lost = DeviceLostError("cuda:0 fails: CUDA error: an illegal memory access was encountered")
+    pool = MemoryPool("bad", "good", perform=dying(lambda worker: worker.device == "bad", lost))
+    watching = run(plan_of(tmp_path, 4, worker_deaths=1), pool)
+    assert {device for _, device in watching.done} == {"good"}
+    assert watching.frames == 4, "what the sick one told of was taken back"
+
+
+def test_so_many_faults_of_devices_put_the_job_off(tmp_path: Path) -> None:
+    pool = MemoryPool("one", "two", perform=dying(lambda _: True, DeviceLostError("CUDA error")))
+    with pytest.raises(DeviceLostError):
+        run(plan_of(tmp_path, 1), pool)
+    assert sum(len(worker.given) for worker in pool.workers) == 3
+
+
+@pytest.mark.parametrize(("stopped", "expected"), [(False, NoDeviceError), (True, Interrupted)])
+def test_a_job_ends_where_no_device_is_left(
+    tmp_path: Path, stopped: bool, expected: type[InvsrError]
+) -> None:
+    async def refuse() -> None:
+        pool, plan, stopping = MemoryPool(), plan_of(tmp_path, 3), asyncio.Event()
+        running = asyncio.create_task(Dispatcher(plan, pool, Watching(), stopping).run(plan.tasks))
+        await asyncio.sleep(0.01)
+        if stopped:
+            stopping.set()
+        pool.refuse()
+        async with asyncio.timeout(5):
+            await running
+
+    with pytest.raises(expected):
+        asyncio.run(refuse())
 
 
 def test_the_first_failure_stops_what_has_not_begun(tmp_path: Path) -> None:

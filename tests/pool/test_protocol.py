@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
+from invsr_daemon.errors import NoDeviceError
 from invsr_daemon.pool.local import LocalPool
-from invsr_daemon.pool.protocol import Pool, Worker
+from invsr_daemon.pool.protocol import Pool
 from invsr_daemon.wire.plans import Priority
 from tests.support.memory_pool import MemoryPool
 
@@ -62,16 +63,14 @@ def test_lower_priorities_come_first_then_who_asked_first(make: MakePool) -> Non
 
 @every_pool
 def test_another_worker_is_found_if_there_is_one(make: MakePool) -> None:
-    async def avoid(pool: Pool) -> bool:
-        async with pool.lease() as lost:
-            pass
-        async with pool.lease(avoid=lost) as found:
-            return found is not lost
+    async def avoid(pool: Pool) -> str:
+        async with pool.lease(avoid={"cuda:0"}) as found:
+            return found.device
 
-    async def both() -> tuple[bool, bool]:
-        return await avoid(make("cpu", "cpu")), await avoid(make("cpu"))
+    async def both() -> tuple[str, str]:
+        return await avoid(make("cuda:0", "cuda:0", "cuda:1")), await avoid(make("cuda:0", "cuda:0"))
 
-    assert asyncio.run(both()) == (True, False)
+    assert asyncio.run(both()) == ("cuda:1", "cuda:0")
 
 
 @every_pool
@@ -168,7 +167,7 @@ def test_the_last_worker_left_is_taken_although_it_is_avoided() -> None:
         pool = MemoryPool("cpu", "cuda:0")
         first, second = pool.workers
         async with pool.lease() as _:
-            waiting = asyncio.create_task(device_of(pool, avoid=second))
+            waiting = asyncio.create_task(device_of(pool, avoid={second.device}))
             await turns()
             assert not waiting.done()
             pool.remove(first)
@@ -177,6 +176,22 @@ def test_the_last_worker_left_is_taken_although_it_is_avoided() -> None:
     assert asyncio.run(leave_one()) == "cuda:0"
 
 
-async def device_of(pool: Pool, avoid: Worker | None = None) -> str:
+def test_who_waits_is_refused_where_no_worker_will_come_and_served_by_the_next() -> None:
+    async def refuse() -> str:
+        pool = MemoryPool()
+        waiting = asyncio.create_task(device_of(pool))
+        await turns()
+        pool.refuse()
+        with pytest.raises(NoDeviceError):
+            await waiting
+        with pytest.raises(NoDeviceError):
+            await device_of(pool)
+        pool.add("cuda:0")
+        return await device_of(pool)
+
+    assert asyncio.run(refuse()) == "cuda:0"
+
+
+async def device_of(pool: Pool, avoid: Collection[str] = ()) -> str:
     async with pool.lease(avoid=avoid) as worker:
         return worker.device

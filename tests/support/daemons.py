@@ -49,7 +49,9 @@ def picture(path: Path, seed: int = 0) -> Path:
 
 @dataclass(frozen=True)
 class Site(Home):
-    """A daemon's home: settings, inbox, outbox, state and log."""
+    """A daemon's home: settings, inbox, outbox, state and log. `program`: the module that is the daemon."""
+
+    program: str = "invsr_daemon"
 
     @property
     def config(self) -> Path:
@@ -69,8 +71,8 @@ class Site(Home):
         return path.read_text() if path.exists() else ""
 
     @classmethod
-    def make(cls, path: Path, **settings: Any) -> Site:
-        site = cls(path)
+    def make(cls, path: Path, program: str = "invsr_daemon", **settings: Any) -> Site:
+        site = cls(path, program)
         site.inbox.mkdir(parents=True)
         site.configure(**settings)
         return site
@@ -103,7 +105,7 @@ class Site(Home):
     @contextmanager
     def started(self, *prefix: str) -> Iterator[subprocess.Popen[bytes]]:
         """The daemon's process, from its first moment. `prefix`: a command to run it by."""
-        command = [*prefix, sys.executable, "-m", "invsr_daemon", "run", "-c", str(self.config)]
+        command = [*prefix, sys.executable, "-m", self.program, "run", "-c", str(self.config)]
         with (
             (self.path / "daemon.log").open("ab") as log,
             subprocess.Popen(

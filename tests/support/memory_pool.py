@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from invsr_daemon.errors import InternalError
+from invsr_daemon.errors import InternalError, NoDeviceError
 from invsr_daemon.pool.leasing import Leases
-from invsr_daemon.pool.protocol import Worker
 from invsr_daemon.records import Task, VideoSettings
 from invsr_daemon.wire.events import Progress
 from invsr_daemon.wire.plans import Job, Plan, Priority
@@ -54,6 +53,7 @@ class MemoryPool:
 
     def __init__(self, *devices: str, perform: Perform = write) -> None:
         self.media = NoMedia()
+        self.sick: set[str] = set()
         self._perform = perform
         self._leases = Leases(MemoryWorker(device, perform) for device in devices)
 
@@ -78,9 +78,20 @@ class MemoryPool:
         return self._leases.workers
 
     def lease(
-        self, priority: Priority = (), avoid: Worker | None = None
+        self, priority: Priority = (), avoid: Collection[str] = ()
     ) -> AbstractAsyncContextManager[MemoryWorker]:
         return self._leases.lease(priority, avoid)
+
+    async def are_well(self, devices: Collection[str]) -> bool:
+        return not self.sick & set(devices)
+
+    def refuse(self) -> None:
+        """As if all devices had been set aside."""
+        self._leases.refuse(NoDeviceError("no device can be used"))
+
+    @property
+    def set_aside(self) -> Mapping[str, str]:
+        return dict.fromkeys(self.sick, "it is sick")
 
     def pause(self) -> None:
         self._leases.pause()

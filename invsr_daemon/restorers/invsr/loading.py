@@ -94,17 +94,19 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
         unet = load_network(folder / "unet", dtype)
         predictor = load_noise_predictor(folder, dtype)
         scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        prompt = load_prompt(folder, unet, device, dtype)
+        prompt = load_prompt(folder, unet, dtype)
         tiling = _tiling(folder, vae, unet)
         settings = _settings(folder)
         detail = Detail(**settings.get("detail", {}))
         guard = Guard(**settings["guard"]) if "guard" in settings else None
     except DAMAGES as error:
         raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
+    # Only now is the device touched: what it raises says nothing of the model.
     networks: tuple[Any, ...] = (vae, unet, predictor)
     for network in networks:  # in place
         network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-    return Parts(vae, unet, predictor, scheduler, prompt, tiling, detail, guard)
+    placed = None if prompt is None else Prompt(prompt.positive.to(device), prompt.negative.to(device))
+    return Parts(vae, unet, predictor, scheduler, placed, tiling, detail, guard)
 
 
 def load_network(folder: Path, dtype: torch.dtype) -> Any:
@@ -149,7 +151,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} holds no state dict of plain tensors: {error}") from error
 
 
-def load_prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtype) -> Prompt | None:
+def load_prompt(folder: Path, unet: Any, dtype: torch.dtype) -> Prompt | None:
     """A model directory's text condition, encoded and kept if need be; None if the UNet takes none.
 
     Raises DAMAGES.
@@ -163,7 +165,7 @@ def load_prompt(folder: Path, unet: Any, device: torch.device, dtype: torch.dtyp
         embeds = _encode_once(folder)
     else:
         raise ValueError(f"it has neither {PROMPT_FILE} nor text_encoder/ and tokenizer/")
-    return Prompt(*(embeds[name].to(device, dtype) for name in ("positive", "negative")))
+    return Prompt(*(embeds[name].to(dtype) for name in ("positive", "negative")))
 
 
 def encode_prompts(folder: Path) -> dict[str, Tensor]:
