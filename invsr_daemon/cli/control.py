@@ -63,6 +63,9 @@ def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
         if found is None
         else f"daemon {found.version}, process {found.pid}: {found.line()}"
     )
+    if found is not None:
+        for device, reason in found.set_aside.items():
+            say(f"{device} is set aside until it is well again: {reason}")
     if paused is not None:
         say(f"paused on request since {_time(paused)}: `invsr-daemon resume` goes on")
     say(", ".join(f"{count} {state}" for state, count in counts.items()))

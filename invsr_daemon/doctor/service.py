@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..settings.settings import Settings
 from ..store import status
+from ..store.status import DaemonStatus
 from ..systemd.service import NAME
 from .findings import AS_SERVICE, Finding
 
@@ -30,6 +31,14 @@ def check_daemon(settings: Settings) -> Iterator[Finding]:
         yield Finding("WARN", "daemon", found.line(), "see the findings above; it goes on by itself")
     else:
         yield Finding("OK", "daemon", f"process {found.pid}, {found.version}: {found.line()}")
+    if found is not None:
+        yield from _devices_set_aside(found)
+
+
+def _devices_set_aside(found: DaemonStatus) -> Iterator[Finding]:
+    mend = "the daemon tries it again by itself; `nvidia-smi` and the kernel's log (dmesg) may tell more"
+    for device, reason in found.set_aside.items():
+        yield Finding("WARN", "device", f"{device} is set aside: {reason}", mend)
 
 
 def check_service() -> Iterator[Finding]:

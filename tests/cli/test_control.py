@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_a_state_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> No
     """As one is that belongs to the service's user; root, as whom tests may run, sees that."""
     with pytest.raises(ConfigError, match=r"cannot be looked into: File name too long .*daemon's user"):
         control.show_status(tmp_path / ("x" * 300), print, as_json=False)
+
+
+def test_status_names_devices_that_are_set_aside(state: Path) -> None:
+    said: list[str] = []
+    with only_daemon(state):
+        replace(STATUS, set_aside={"cuda:1": "it convolves wrongly"}).write(state)
+        control.show_status(state, said.append, as_json=False)
+        control.show_status(state, said.append, as_json=True)
+    assert "cuda:1 is set aside until it is well again: it convolves wrongly" in said
+    assert json.loads(said[-1])["daemon"]["set_aside"] == {"cuda:1": "it convolves wrongly"}
 
 
 def test_status_of_a_daemon_that_does_not_run(state: Path) -> None:

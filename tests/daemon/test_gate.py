@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from invsr_daemon.daemon.gate import PAUSED, STARTING, FolderGuard, Gate, Hold, HoldKind
-from invsr_daemon.errors import DiskFullError, ResourceError
+from invsr_daemon.errors import DiskFullError, NoDeviceError, ProcessRefusedError, ResourceError
 from invsr_daemon.settings.folders import Folders
 from invsr_daemon.settings.settings import Settings
 
@@ -38,6 +38,21 @@ def test_a_block_is_told_once_and_lifted(caplog: pytest.LogCaptureFixture) -> No
     assert held(gate) == replace(GONE, reason="it is still gone")
     assert gate.reopen()
     assert caplog.messages == ["paused: the outbox is gone", "going on"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DiskFullError("full"), HoldKind.DISK_FULL),
+        (NoDeviceError("none is well"), HoldKind.DEVICE),
+        (ProcessRefusedError("too many"), HoldKind.SYSTEM),
+        (ResourceError("busy"), HoldKind.STORE),
+    ],
+)
+def test_an_error_of_the_machine_says_what_is_held_for(error: ResourceError, kind: HoldKind) -> None:
+    hold = Hold.after(error)
+    assert (hold.kind, hold.reason) == (kind, str(error))
+    assert hold.until > time.monotonic()
 
 
 def test_a_block_lasts_at_least_its_time() -> None:

@@ -249,6 +249,18 @@ def test_a_running_daemon(tmp_path: Path, held: str | None, problem: str | None,
     assert "3 queued" in finding.text
 
 
+def test_devices_that_a_daemon_has_set_aside_are_named(tmp_path: Path) -> None:
+    settings = _loaded(tmp_path)
+    sick = {"cuda:1": "it convolves wrongly"}
+    with status.only_daemon(tmp_path / "state"):
+        status.DaemonStatus(
+            1, "1.2", 0.0, ("cuda:0", "cuda:1"), 0, (), 3, 0.0, "inotify", None, None, sick
+        ).write(tmp_path / "state")
+        told, device = service.check_daemon(settings)
+    assert "set aside: cuda:1" in told.text
+    assert (device.level, device.text) == ("WARN", "cuda:1 is set aside: it convolves wrongly")
+
+
 @pytest.mark.parametrize(
     ("active", "restarts", "level"), [("active", "0", "OK"), ("active", "3", "WARN"), ("failed", "3", "FAIL")]
 )
