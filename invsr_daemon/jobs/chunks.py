@@ -15,6 +15,7 @@ from ..records import Task
 from ..wire.events import AttemptProgress
 from ..wire.plans import Plan
 from .observing import Observer
+from .seals import seal
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class Dispatcher:
         except InvsrError:
             progress.take_back()
             raise
+        await asyncio.to_thread(seal, task.output)
         self._observer.finished(self._plan, task, worker.device, seconds)
 
 

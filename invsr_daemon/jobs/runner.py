@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import InputError, Interrupted, OutputExistsError
+from ..errors import InputError, Interrupted, OutputExistsError, ResourceError
 from ..files.publishing import begin, check_free, check_writable, clear, finish
 from ..pool.protocol import Pool
 from ..pool.retrying import outliving
+from ..records import Task
 from ..wire.plans import Job, Plan, frames_of
 from .chunks import Dispatcher
 from .notes import published_before, write_note
 from .observing import Observer, Result
+from .seals import remove_damaged, seal_rest
 from .workfolders import clean_up_after, discard, lock_work
 
 T = TypeVar("T")
+
+MOST_REPAIRS = 3  # rounds in which damaged pieces are computed again
 
 
 async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
@@ -49,17 +53,33 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
 
 
 async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> Result:
-    waiting = plan.waiting()
-    computed = sum(frames_of(task) for task in waiting)
-    observer.progress(plan, plan.frames - computed)
+    await asyncio.to_thread(seal_rest, plan.tasks)
+    observer.progress(plan, plan.frames - _frames(plan.waiting()))
     try:
-        await Dispatcher(plan, pool, observer, stopping).run(waiting)
+        computed = await _computed(plan, pool, observer, stopping)
         output = await _published(plan, pool, stopping)
     except InputError:
         await asyncio.to_thread(discard, plan)
         raise
     await asyncio.to_thread(discard, plan)
     return Result(plan, output, computed)
+
+
+async def _computed(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> int:
+    """Compute all pieces that are not there, or are damaged; how many frames those have."""
+    computed = 0
+    for _ in range(MOST_REPAIRS + 1):
+        waiting = plan.waiting()
+        await Dispatcher(plan, pool, observer, stopping).run(waiting)
+        computed += _frames(waiting)
+        if not await asyncio.to_thread(remove_damaged, plan.tasks):
+            return computed
+        observer.progress(plan, -_frames(plan.waiting()))
+    raise ResourceError(f"what is written to {plan.work} does not stay as it was: its disk fails")
+
+
+def _frames(tasks: Iterable[Task]) -> int:
+    return sum(frames_of(task) for task in tasks)
 
 
 async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:

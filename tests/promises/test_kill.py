@@ -37,6 +37,29 @@ def test_after_kill_9_only_unfinished_chunks_are_computed(home: Home, film: Path
     assert (home.path / "out/film.mp4").read_bytes() == (home.path / "undisturbed/film.mp4").read_bytes()
 
 
+def test_finished_chunks_that_the_disk_has_damaged_are_computed_again(home: Home, film: Path) -> None:
+    undisturbed = home.run("process", film, "-o", "undisturbed/", "-c", SETTINGS)
+    assert undisturbed.code == 0, undisturbed.err
+    command = ("process", film, "-o", "out/", "-c", SETTINGS, "--json")
+    with home.start(*command) as process:
+        wait_until(lambda: len(home.chunks()) >= 2, "two finished chunks")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    zeroed, flipped, *whole = home.chunks()
+    zeroed.write_bytes(bytes(zeroed.stat().st_size))
+    content = bytearray(flipped.read_bytes())
+    content[400:800] = bytes(byte ^ 0xFF for byte in content[400:800])
+    flipped.write_bytes(content)
+
+    resumed = home.run(*command)
+    assert resumed.code == 0, resumed.err
+    for damaged in (zeroed, flipped):
+        assert f"{damaged} has changed since it was finished" in resumed.err
+    (done,) = resumed.events("done")
+    assert done["computed"] == FRAMES - CHUNK * len(whole)
+    assert (home.path / "out/film.mp4").read_bytes() == (home.path / "undisturbed/film.mp4").read_bytes()
+
+
 def test_a_killed_worker_is_replaced(home: Home, film: Path) -> None:
     with home.start("process", film, "-o", "out/", "-c", SETTINGS) as process:
         wait_until(lambda: len(home.chunks()) >= 1, "a finished chunk")
