@@ -28,6 +28,16 @@ class UnknownModelError(ModelError, ConfigError):
     """Neither a known name nor a directory with a model's parts: a wrong setting or option."""
 
 
+class NotPulledError(ModelError, ConfigError):
+    """A known model is not on this machine, or not whole: a wrong setting until it is pulled."""
+
+
+class ModelChangedError(ModelError):
+    """A model's files are others by now than when the job was planned."""
+
+    retryable = True
+
+
 class ModelUnreachableError(ModelError):
     """A model cannot be fetched just now: no network, a broken connection, a busy hub."""
 

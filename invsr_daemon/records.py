@@ -170,7 +170,10 @@ class TemporalSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Everything that decides what the networks compute, but the pictures."""
+    """Everything that decides what the networks compute, but the pictures.
+
+    `model` is a directory, `fingerprint` that of its files; where it is empty any files will do.
+    """
 
     model: str
     timesteps: tuple[int, ...]
@@ -183,6 +186,7 @@ class ModelSettings:
     guidance_scale: float
     precision: Literal["auto", "fp32", "fp16", "bf16"]
     temporal: TemporalSettings
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,9 @@ def process_inputs(
 
 def _jobs(places: Mapping[Path, Target], settings: Settings, policy: PublishPolicy) -> dict[Path, Job]:
     model_dir = hub.require(settings.model, settings.models_dir)
-    model, fingerprint = settings.model_settings(model_dir), hub.fingerprint(model_dir)
+    model = settings.model_settings(model_dir, hub.fingerprint(model_dir))
     return {
-        path: Job(path.resolve(), target, settings, model, fingerprint, str(target), policy)
+        path: Job(path.resolve(), target, settings, model, str(target), policy)
         for path, target in places.items()
     }
 

@@ -30,6 +30,7 @@ class HoldKind(StrEnum):
     STORE = "store"  # busy, or its disk fails
     DEVICE = "device"  # all are set aside
     SYSTEM = "system"  # it starts no process
+    MODEL = "model"  # it was there, and is missing, damaged or exchanged now
 
 
 @dataclass(frozen=True)

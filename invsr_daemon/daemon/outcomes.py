@@ -8,7 +8,7 @@ import os
 import time
 
 from .. import logs
-from ..errors import Interrupted, InvsrError, MachineError, ResourceError
+from ..errors import Interrupted, InvsrError, MachineError, ModelError, ResourceError
 from ..jobs.observing import Result
 from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..logs import counted
@@ -94,6 +94,8 @@ class Outcomes:
             await self._postpone(row, STOPPED, None, counts=False)
         elif isinstance(error, MachineError):
             await self._hold(row, Hold.after(error))
+        elif isinstance(error, ModelError):  # the daemon began with all its models whole
+            await self._hold(row, Hold.for_a_while(HoldKind.MODEL, reason))
         elif why := await asyncio.to_thread(self._guard.missing):
             await self._hold(row, Hold.for_a_while(HoldKind.FOLDER, why))
         elif not await asyncio.to_thread(still_the_same, row):

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ModelError, UnknownModelError
+from ..errors import ModelError, NotPulledError, UnknownModelError
 from .known import KNOWN, PREDICTOR, KnownModel, known_model
 from .lock import Lock, differences, disk_errors, entry_of, files_of, lock_path, read_lock, write_lock
 
@@ -39,7 +39,7 @@ def default_models_dir() -> Path:
 def resolve(name_or_dir: str | Path, models_dir: Path | None = None) -> Path:
     """The directory of a model. A known name goes before a directory of that name (write ./NAME for it).
 
-    Raises UnknownModelError if there is no such model, ModelError if it is known but not pulled yet.
+    Raises UnknownModelError if there is no such model, NotPulledError if it is known but not pulled yet.
     """
     name = str(name_or_dir)
     if name not in KNOWN:
@@ -52,7 +52,7 @@ def resolve(name_or_dir: str | Path, models_dir: Path | None = None) -> Path:
         return folder
     if KNOWN[name].sources is None:
         raise ModelError(f"the packaged model is missing at {folder}: install invsr-daemon again")
-    raise ModelError(f"the model {name!r} is not at {folder}: run `invsr-daemon models pull {name}`")
+    raise NotPulledError(f"the model {name!r} is not at {folder}: run `invsr-daemon models pull {name}`")
 
 
 def require(name_or_dir: str | Path, models_dir: Path | None = None) -> Path:
@@ -65,7 +65,7 @@ def require(name_or_dir: str | Path, models_dir: Path | None = None) -> Path:
     if not missing:
         return folder
     if str(name_or_dir) in KNOWN:
-        raise ModelError(f"the model {str(name_or_dir)!r} at {folder} is not whole: {missing[0]}")
+        raise NotPulledError(f"the model {str(name_or_dir)!r} at {folder} is not whole: {missing[0]}")
     raise UnknownModelError(f"{folder} holds no model: {', '.join(missing)}")
 
 

@@ -147,7 +147,7 @@ class Settings(Section):
                     found.setdefault(folder, prefix + name)
         return found
 
-    def model_settings(self, model_dir: Path) -> ModelSettings:
+    def model_settings(self, model_dir: Path, fingerprint: str = "") -> ModelSettings:
         """What decides the networks' results, with the model's directory in place of its name."""
         return ModelSettings(
             model=str(model_dir),
@@ -161,6 +161,7 @@ class Settings(Section):
             guidance_scale=self.guidance_scale,
             precision=self.precision,
             temporal=self.temporal_settings(),
+            fingerprint=fingerprint,
         )
 
     def temporal_settings(self) -> TemporalSettings:

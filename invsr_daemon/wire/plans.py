@@ -41,7 +41,6 @@ class Job:
     target: Target
     settings: Settings
     model: ModelSettings
-    model_fingerprint: str
     name: str
     policy: PublishPolicy
     priority: Priority = ()

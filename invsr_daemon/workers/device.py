@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DeviceOccupiedError, ResourceError
+from .. import hub
+from ..errors import ConfigError, DeviceOccupiedError, ModelChangedError, ResourceError
 from ..records import ModelSettings, largest_level
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, picture, restore_film
@@ -28,7 +30,7 @@ class DeviceRestorer:
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
-        self._loaded: tuple[str, torch.dtype] | None = None
+        self._loaded: tuple[str, str, torch.dtype] | None = None  # directory, fingerprint, precision
         self._model: InvSR | None = None
         # Where memory did not suffice: settings whose canvases lie in main memory, and smaller tiles.
         self._in_main_memory: set[ModelSettings] = set()
@@ -104,7 +106,7 @@ class DeviceRestorer:
         return self._tiles.get(settings, settings.tile)
 
     def model(self, settings: ModelSettings) -> InvSR:
-        wanted = (settings.model, self._dtype(settings))
+        wanted = (settings.model, settings.fingerprint, self._dtype(settings))
         if self._model is None or self._loaded != wanted:
             self._model = None
             self._model = self._load(*wanted)
@@ -115,14 +117,18 @@ class DeviceRestorer:
             raise ConfigError(str(error)) from error
         return self._model
 
-    def _load(self, model: str, dtype: torch.dtype) -> InvSR:
-        """Raises ModelError; DeviceOccupiedError if there is no room for it."""
+    def _load(self, model: str, expected: str, dtype: torch.dtype) -> InvSR:
+        """Raises ModelError, ModelChangedError; DeviceOccupiedError if there is no room for it."""
         try:
             with memory_errors():
-                return InvSR.load(model, self.device, dtype)
+                loaded = InvSR.load(model, self.device, dtype)
         except MemoryError as error:
             where = f"the memory of {self.device} does not suffice for the model"
             raise DeviceOccupiedError(f"{where}: others have taken it{_free(self.device)}") from error
+        # Afterwards, for files may be exchanged while they are read.
+        if expected and hub.fingerprint(Path(model)) != expected:
+            raise ModelChangedError(f"the model at {model} was changed since the job was planned")
+        return loaded
 
     def _tile_batch(self, settings: ModelSettings) -> int:
         """On a CPU one tile after the other: several at once are no quicker there and need memory."""

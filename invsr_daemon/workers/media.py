@@ -61,7 +61,9 @@ def plan_job(job: Job) -> Plan:
 
 
 def _key(job: Job, identity: Identity, *writing: object) -> str:
-    model = asdict(job.model) | {"model": job.model_fingerprint, **_tiling_version(job)}
+    model = asdict(job.model)
+    model["model"] = model.pop("fingerprint")  # wherever its files lie
+    model |= _tiling_version(job)
     threads = job.settings.limits.cpu_threads
     versions = [__version__, *(version(package) for package in DECISIVE_PACKAGES)]
     source = [os.fsencode(job.source).hex(), str(identity)]

@@ -20,7 +20,7 @@ def plan_of(work: Path, frames: int, finished: int = 0, *, worker_deaths: int = 
     )
     for task in tasks[:finished]:
         task.output.touch()
-    job = Job(info.path, Target(work, "b"), settings, model, "", "", PublishPolicy())
+    job = Job(info.path, Target(work, "b"), settings, model, "", PublishPolicy())
     return Plan(
         job, Identity(1, 2, 3), "key", work, work / "b.png", frames, tasks, film=None, layout=None, notes=()
     )
