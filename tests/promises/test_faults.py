@@ -265,8 +265,12 @@ def test_a_state_folder_that_is_full(tmp_path: Path) -> None:
         state = seen_by(process.pid, site.state)
         fill(state)
         site.drop(film(tmp_path / "film.mp4"))
-        # The daemon may have held some room for a moment when the disk was filled.
-        wait_until(lambda: "paused: the disk of" in site.log or not fill(state), "it pauses")
+
+        def pauses() -> bool:
+            fill(state)  # the daemon may have held some room for a moment when the disk was filled first
+            return "paused: the disk of" in site.log
+
+        wait_until(pauses, "it pauses")
         (state / "filler").unlink()
         wait_until(lambda: f"-> {site.outbox / 'film.mp4'}" in site.log, "the film is done")
         assert list(contents(site.outbox)) == ["film.mp4"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]
         monkeypatch.setenv("PYTHONPATH", os.getcwd())
         monkeypatch.setenv("SICK_DEVICES", str(tmp_path / "sick.json"))
         failures = {"move_to": str(tmp_path / "failed")}
-        return Site.make(tmp_path / "site", "tests.support.sick_devices", failures=failures, **settings)
+        site = Site.make(tmp_path / "site", failures=failures, **settings)
+        return replace(site, program="tests.support.sick_devices")
 
     return make
 

@@ -71,8 +71,8 @@ class Site(Home):
         return path.read_text() if path.exists() else ""
 
     @classmethod
-    def make(cls, path: Path, program: str = "invsr_daemon", **settings: Any) -> Site:
-        site = cls(path, program)
+    def make(cls, path: Path, **settings: Any) -> Site:
+        site = cls(path)
         site.inbox.mkdir(parents=True)
         site.configure(**settings)
         return site
