@@ -27,11 +27,9 @@ RGB16 = NOISE.integers(0, 65536, (40, 56, 3)).astype(np.uint16)
 
 def planned(path: Path, **settings: Any) -> Plan:
     whole = Settings(state_dir=path.parent / "state", **settings)
-    model = whole.model_settings(Path("/model"))
+    model = whole.model_settings(Path("/model"), "fingerprint")
     policy = PublishPolicy("fail", None, None)
-    return plan_job(
-        Job(path, Target(path.parent / "out", path.stem), whole, model, "fingerprint", "name", policy)
-    )
+    return plan_job(Job(path, Target(path.parent / "out", path.stem), whole, model, "name", policy))
 
 
 def read(path: Path) -> Picture:
