@@ -59,7 +59,7 @@ def discard(plan: Plan) -> None:
 
 def clean_up_after(plan: Plan) -> None:
     """Remove what a run left that was killed after publishing: all pieces are there then."""
-    clear(plan.output, plan.key)
+    clear(plan.place, plan.key)
     if plan.job.subfolder:
         discard(plan)
     elif plan.work.is_dir():

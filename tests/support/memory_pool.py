@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 from invsr_daemon.errors import InternalError
+from invsr_daemon.files.folders import HeldFile
 from invsr_daemon.pool.leasing import Leases
 from invsr_daemon.pool.protocol import Worker
 from invsr_daemon.records import Task, VideoSettings
@@ -42,7 +42,7 @@ class NoMedia:
     async def look(self, job: Job) -> Plan:
         raise InternalError("a pool in memory reads no files")
 
-    async def join(self, plan: Plan, partial: Path) -> None:
+    async def join(self, plan: Plan, hidden: HeldFile) -> None:
         raise InternalError("a pool in memory joins no files")
 
     async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:

@@ -1,0 +1,240 @@
+"""Whoever may drop a file may do no more: the real daemon against another user of its group.
+
+He exchanges names under the service's hands, as fast as he can, for INVSR_STRANGERS_SECONDS in each test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import wait_until
+from tests.support.daemons import contents, picture, stop
+from tests.support.strangers import (
+    AS_SERVICE,
+    SERVICE,
+    SHARED,
+    Exchange,
+    SharedSite,
+    drop,
+    relink,
+    seconds_of,
+    shared_site,
+    stranger,
+    tools_are_missing,
+    wait,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(tools_are_missing(), reason="another user needs root and setpriv; faults need strace"),
+]
+
+SECONDS = float(os.environ.get("INVSR_STRANGERS_SECONDS", "5"))
+SECRET = b"nobody else's"
+JUNK = b"no film"
+
+
+@pytest.fixture
+def pixels(tmp_path: Path) -> bytes:
+    return picture(tmp_path / "a.png").read_bytes()
+
+
+def attacked(site: SharedSite, attack: Callable[[], None], success: Callable[[], bool], *prefix: str) -> bool:
+    """Whether an attack on the running daemon had success in its time. Afterwards the daemon still works."""
+    with site.daemon(*prefix, *AS_SERVICE) as process:
+        with stranger(attack):
+            succeeded = _comes_true(success)
+        if not succeeded:
+            drop(JUNK, site.inbox / "last.mp4")
+            site.wait_for("last.mp4", "failed")
+            assert stop(process) == 0
+    return succeeded
+
+
+def _comes_true(success: Callable[[], bool]) -> bool:
+    end = time.monotonic() + SECONDS
+    while not success() and time.monotonic() < end:
+        time.sleep(0.05)
+    return success()
+
+
+def hidden_name(place: Path) -> str:
+    """How the hidden file of a note at a place is called: everybody can work it out."""
+    return f".{place.stem[:48]}.{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}.part"
+
+
+def test_a_failures_note_overwrites_no_other_file() -> None:
+    with shared_site() as site:
+        victim = site.keep("victim", SECRET)
+
+        def attack() -> None:
+            for number in count():
+                note = site.inbox / f"junk\x1b-{number}.mp4.error.txt"
+                hidden = note.with_name(hidden_name(note))
+                drop(JUNK, note.with_name(note.name.removesuffix(".error.txt")))
+                for _ in seconds_of(1.0):
+                    with suppress(FileExistsError):
+                        os.symlink(victim, hidden)
+                    if os.path.lexists(note):
+                        break
+
+        assert not attacked(site, attack, lambda: victim.read_bytes() != SECRET)
+        assert (victim.stat().st_mode & 0o777, victim.stat().st_uid) == (0o600, SERVICE)
+
+
+def test_a_result_overwrites_no_other_file_and_is_no_link(pixels: bytes) -> None:
+    with shared_site(results={"mode": "0640"}) as site:
+        victim = site.keep("victim", SECRET)
+
+        def attack() -> None:
+            for number in count():
+                seen: list[str] = []
+                drop(pixels, site.inbox / f"{number}.png")
+                for _ in seconds_of(3.0):
+                    seen = seen or [name for name in os.listdir(site.outbox) if name.endswith(".part")]
+                    if seen:
+                        relink(site.outbox / seen[0], victim)
+                    if os.path.lexists(site.outbox / f"{number}.png"):
+                        break
+
+        def success() -> bool:
+            return victim.read_bytes() != SECRET or victim.stat().st_mode & 0o777 != 0o600
+
+        assert not attacked(site, attack, success)
+        results = [path.lstat() for path in site.outbox.glob("*.png")]
+        assert all(stat.S_ISREG(each.st_mode) and each.st_uid == SERVICE for each in results)
+
+
+def exchanging_folders(
+    site: SharedSite, name: str, content: bytes, signal: Callable[[str], Path]
+) -> Callable[[], None]:
+    """Drops files into folders; exchanges each folder for a link once there is a signal."""
+
+    def attack() -> None:
+        for number in count():
+            folder, link = site.inbox / f"sub-{number}", site.inbox / f".link-{number}"
+            folder.mkdir()
+            folder.chmod(SHARED)
+            link.symlink_to(site.secret)
+            drop(content, folder / name)
+            if wait(lambda: os.path.lexists(signal(folder.name))):  # noqa: B023, PLW0640
+                exchange = Exchange(folder, link)
+                for _ in seconds_of(0.3):
+                    exchange()
+
+    return attack
+
+
+def test_originals_are_deleted_in_their_folder_only(pixels: bytes) -> None:
+    with shared_site(originals={"after": "delete"}) as site:
+        victim = site.keep("a.png", SECRET)
+        attack = exchanging_folders(site, "a.png", pixels, lambda sub: site.outbox / sub / "a.png")
+        assert not attacked(site, attack, lambda: not victim.exists())
+
+
+def test_failures_are_moved_from_their_folder_only() -> None:
+    with shared_site() as site:
+        failed = site.path / "failed"
+        site.configure(failures={"move_to": str(failed)})
+        victim = site.keep("a.mp4", SECRET)
+        attack = exchanging_folders(site, "a.mp4", JUNK, lambda sub: failed / sub)
+        assert not attacked(site, attack, lambda: not victim.exists())
+        assert SECRET not in contents(failed).values()
+
+
+def test_a_linked_folder_of_the_outbox_is_not_followed(pixels: bytes) -> None:
+    with shared_site() as site:
+        sub, link = site.outbox / "sub", site.outbox / ".link"
+
+        def attack() -> None:
+            (site.inbox / "sub").mkdir()
+            (site.inbox / "sub").chmod(SHARED)
+            sub.mkdir()
+            sub.chmod(SHARED)
+            link.symlink_to(site.secret)
+            exchange = Exchange(sub, link)
+            for number in count():
+                drop(pixels, site.inbox / "sub" / f"{number}.png")
+                for _ in seconds_of(1.0):
+                    exchange()
+
+        assert not attacked(site, attack, lambda: bool(os.listdir(site.secret)))
+
+
+def test_a_link_in_the_outbox_is_told(pixels: bytes) -> None:
+    with shared_site(failures={"attempts": 1}) as site:
+        (site.outbox / "sub").symlink_to(site.secret)
+        (site.inbox / "sub").mkdir()
+        with site.daemon(*AS_SERVICE) as process:
+            drop(pixels, site.inbox / "sub" / "a.png")
+            row = site.wait_for("sub/a.png", "failed")
+            assert stop(process) == 0
+        assert "sub in it is a symbolic link, which is not followed" in (row.reason or "")
+        assert os.listdir(site.secret) == []
+
+
+def injecting(*faults: str) -> tuple[str, ...]:
+    """A prefix of the daemon's command: system calls that fail, as file systems have it that lack them."""
+    injected = [word for fault in faults for word in ("-e", f"inject={fault}")]
+    traced = ",".join(fault.partition(":")[0] for fault in faults)
+    return (
+        "strace",
+        "-D",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={traced}",
+        *injected,
+    )
+
+
+WITHOUT_LINKS = "link,linkat:error=EPERM"
+
+
+@pytest.mark.parametrize("faults", [(WITHOUT_LINKS,), (WITHOUT_LINKS, "renameat2:error=EINVAL")])
+def test_without_hard_links_nothing_is_replaced_unasked(faults: tuple[str, ...]) -> None:
+    with shared_site() as site:
+        replaced = site.inbox / ".replaced"
+
+        def attack() -> None:
+            for number in count():
+                drop(JUNK, site.inbox / f"{number}.mp4")
+                note = site.inbox / f"{number}.mp4.error.txt"
+                for _ in seconds_of(2.0):
+                    if not _written_and_kept(note):
+                        replaced.touch()
+                    if _is_foreign(note):
+                        break
+
+        assert not attacked(site, attack, replaced.exists, *injecting(*faults))
+
+
+def _written_and_kept(path: Path) -> bool:
+    """Write a file of that name, if it is free, and take it back: whether it was still the same."""
+    try:
+        mine = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return True
+    taken_back = path.with_name(".taken-back")
+    os.rename(path, taken_back)
+    kept = os.path.samestat(os.fstat(mine), os.stat(taken_back))
+    os.close(mine)
+    return kept
+
+
+def _is_foreign(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return path.lstat().st_size > 0
+    return False
