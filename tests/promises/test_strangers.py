@@ -9,14 +9,13 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import wait_until
 from tests.support.daemons import contents, picture, stop
 from tests.support.strangers import (
     AS_SERVICE,
@@ -30,7 +29,6 @@ from tests.support.strangers import (
     shared_site,
     stranger,
     tools_are_missing,
-    wait,
 )
 
 pytestmark = [
@@ -48,9 +46,13 @@ def pixels(tmp_path: Path) -> bytes:
     return picture(tmp_path / "a.png").read_bytes()
 
 
-def attacked(site: SharedSite, attack: Callable[[], None], success: Callable[[], bool], *prefix: str) -> bool:
+def attacked(
+    site: SharedSite, pixels: bytes, attack: Callable[[], None], success: Callable[[], bool], *prefix: str
+) -> bool:
     """Whether an attack on the running daemon had success in its time. Afterwards the daemon still works."""
     with site.daemon(*prefix, *AS_SERVICE) as process:
+        drop(pixels, site.inbox / "first.png")
+        site.wait_for("first.png", "done")  # the processes that jobs need run by now
         with stranger(attack):
             succeeded = _comes_true(success)
         if not succeeded:
@@ -72,7 +74,7 @@ def hidden_name(place: Path) -> str:
     return f".{place.stem[:48]}.{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}.part"
 
 
-def test_a_failures_note_overwrites_no_other_file() -> None:
+def test_a_failures_note_overwrites_no_other_file(pixels: bytes) -> None:
     with shared_site() as site:
         victim = site.keep("victim", SECRET)
 
@@ -87,7 +89,7 @@ def test_a_failures_note_overwrites_no_other_file() -> None:
                     if os.path.lexists(note):
                         break
 
-        assert not attacked(site, attack, lambda: victim.read_bytes() != SECRET)
+        assert not attacked(site, pixels, attack, lambda: victim.read_bytes() != SECRET)
         assert (victim.stat().st_mode & 0o777, victim.stat().st_uid) == (0o600, SERVICE)
 
 
@@ -109,46 +111,78 @@ def test_a_result_overwrites_no_other_file_and_is_no_link(pixels: bytes) -> None
         def success() -> bool:
             return victim.read_bytes() != SECRET or victim.stat().st_mode & 0o777 != 0o600
 
-        assert not attacked(site, attack, success)
+        assert not attacked(site, pixels, attack, success)
         results = [path.lstat() for path in site.outbox.glob("*.png")]
         assert all(stat.S_ISREG(each.st_mode) and each.st_uid == SERVICE for each in results)
 
 
+AT_ONCE = 6  # folders that are attacked together
+
+
 def exchanging_folders(
-    site: SharedSite, name: str, content: bytes, signal: Callable[[str], Path]
+    site: SharedSite, name: str, content: bytes, is_time: Callable[[Path], bool]
 ) -> Callable[[], None]:
-    """Drops files into folders; exchanges each folder for a link once there is a signal."""
+    """Drops files into folders; exchanges each folder for a link, many times, when it is time."""
 
     def attack() -> None:
-        for number in count():
-            folder, link = site.inbox / f"sub-{number}", site.inbox / f".link-{number}"
-            folder.mkdir()
-            folder.chmod(SHARED)
-            link.symlink_to(site.secret)
-            drop(content, folder / name)
-            if wait(lambda: os.path.lexists(signal(folder.name))):  # noqa: B023, PLW0640
-                exchange = Exchange(folder, link)
-                for _ in seconds_of(0.3):
-                    exchange()
+        for first in count(0, AT_ONCE):
+            folders = [_dropped_in(site, f"sub-{first + number}", name, content) for number in range(AT_ONCE)]
+            for _ in seconds_of(5.0):
+                for folder in [each for each in folders if is_time(each / name)]:
+                    folders.remove(folder)
+                    exchange = Exchange(folder, folder.with_name(f".{folder.name}"))
+                    for _ in seconds_of(0.2):
+                        exchange()
+                if not folders:
+                    break
 
     return attack
 
 
-def test_originals_are_deleted_in_their_folder_only(pixels: bytes) -> None:
-    with shared_site(originals={"after": "delete"}) as site:
+def _dropped_in(site: SharedSite, folder: str, name: str, content: bytes) -> Path:
+    """A new folder of the inbox with a file, and a hidden link to exchange it for."""
+    path = site.inbox / folder
+    path.mkdir()
+    path.chmod(SHARED)
+    path.with_name(f".{folder}").symlink_to(site.secret)
+    drop(content, path / name)
+    os.utime(path / name, (0, time.time()))  # reading it will show
+    return path
+
+
+@pytest.mark.parametrize("after", ["archive", "delete"])
+def test_originals_go_from_their_folder_only(pixels: bytes, after: str) -> None:
+    with shared_site() as site:
+        archive = site.path / "archive"
+        site.configure(originals={"after": after, "archive": str(archive)})
         victim = site.keep("a.png", SECRET)
-        attack = exchanging_folders(site, "a.png", pixels, lambda sub: site.outbox / sub / "a.png")
-        assert not attacked(site, attack, lambda: not victim.exists())
+
+        def has_its_result(file: Path) -> bool:
+            return os.path.lexists(site.outbox / file.relative_to(site.inbox))
+
+        def success() -> bool:
+            return not victim.exists() or SECRET in contents(archive).values()
+
+        attack = exchanging_folders(site, "a.png", pixels, has_its_result)
+        assert not attacked(site, pixels, attack, success)
 
 
-def test_failures_are_moved_from_their_folder_only() -> None:
+def test_failures_are_moved_from_their_folder_only(pixels: bytes) -> None:
     with shared_site() as site:
         failed = site.path / "failed"
         site.configure(failures={"move_to": str(failed)})
         victim = site.keep("a.mp4", SECRET)
-        attack = exchanging_folders(site, "a.mp4", JUNK, lambda sub: failed / sub)
-        assert not attacked(site, attack, lambda: not victim.exists())
-        assert SECRET not in contents(failed).values()
+
+        def was_read(file: Path) -> bool:
+            with suppress(FileNotFoundError):
+                return file.lstat().st_atime > 0
+            return False
+
+        def success() -> bool:
+            return not victim.exists() or SECRET in contents(failed).values()
+
+        attack = exchanging_folders(site, "a.mp4", JUNK, was_read)
+        assert not attacked(site, pixels, attack, success)
 
 
 def test_a_linked_folder_of_the_outbox_is_not_followed(pixels: bytes) -> None:
@@ -162,12 +196,15 @@ def test_a_linked_folder_of_the_outbox_is_not_followed(pixels: bytes) -> None:
             sub.chmod(SHARED)
             link.symlink_to(site.secret)
             exchange = Exchange(sub, link)
+            exchange()
             for number in count():
                 drop(pixels, site.inbox / "sub" / f"{number}.png")
+                if number == 0:
+                    time.sleep(1.5)  # to follow a link that stays is a mistake, too
                 for _ in seconds_of(1.0):
                     exchange()
 
-        assert not attacked(site, attack, lambda: bool(os.listdir(site.secret)))
+        assert not attacked(site, pixels, attack, lambda: bool(os.listdir(site.secret)))
 
 
 def test_a_link_in_the_outbox_is_told(pixels: bytes) -> None:
@@ -176,7 +213,7 @@ def test_a_link_in_the_outbox_is_told(pixels: bytes) -> None:
         (site.inbox / "sub").mkdir()
         with site.daemon(*AS_SERVICE) as process:
             drop(pixels, site.inbox / "sub" / "a.png")
-            row = site.wait_for("sub/a.png", "failed")
+            row = site.wait_for("sub/a.png", "failed", "done")
             assert stop(process) == 0
         assert "sub in it is a symbolic link, which is not followed" in (row.reason or "")
         assert os.listdir(site.secret) == []
@@ -204,7 +241,7 @@ WITHOUT_LINKS = "link,linkat:error=EPERM"
 
 
 @pytest.mark.parametrize("faults", [(WITHOUT_LINKS,), (WITHOUT_LINKS, "renameat2:error=EINVAL")])
-def test_without_hard_links_nothing_is_replaced_unasked(faults: tuple[str, ...]) -> None:
+def test_without_hard_links_nothing_is_replaced_unasked(pixels: bytes, faults: tuple[str, ...]) -> None:
     with shared_site() as site:
         replaced = site.inbox / ".replaced"
 
@@ -218,7 +255,7 @@ def test_without_hard_links_nothing_is_replaced_unasked(faults: tuple[str, ...])
                     if _is_foreign(note):
                         break
 
-        assert not attacked(site, attack, replaced.exists, *injecting(*faults))
+        assert not attacked(site, pixels, attack, replaced.exists, *injecting(*faults))
 
 
 def _written_and_kept(path: Path) -> bool:
