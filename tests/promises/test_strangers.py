@@ -130,13 +130,23 @@ def exchanging_folders(
             for _ in seconds_of(5.0):
                 for folder in [each for each in folders if is_time(each / name)]:
                     folders.remove(folder)
-                    exchange = Exchange(folder, folder.with_name(f".{folder.name}"))
-                    for _ in seconds_of(0.2):
-                        exchange()
+                    _exchange_while_there(folder, name)
                 if not folders:
                     break
 
     return attack
+
+
+def _exchange_while_there(folder: Path, name: str) -> None:
+    """Exchange a folder for its link until its file is gone, or for a while."""
+    file = os.open(folder / name, os.O_RDONLY)
+    exchange = Exchange(folder, folder.with_name(f".{folder.name}"))
+    for _ in seconds_of(0.7):
+        for _ in range(20):
+            exchange()
+        if not os.fstat(file).st_nlink:
+            break
+    os.close(file)
 
 
 def _dropped_in(site: SharedSite, folder: str, name: str, content: bytes) -> Path:
