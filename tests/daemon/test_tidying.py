@@ -149,6 +149,33 @@ def test_an_archive_on_another_file_system(inbox: Path, elsewhere: Path) -> None
     assert contents(inbox) == {}
 
 
+def test_a_copy_gives_nobody_a_right_to_run_as_the_service(inbox: Path, elsewhere: Path) -> None:
+    source = source_in(inbox)
+    source.chmod(0o6755)
+    tidy(row(source, "done", **archiving(elsewhere)), NOW)
+    assert (elsewhere / "sub/film.mp4").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_a_folder_that_became_a_link_leads_to_no_other_file(
+    tmp_path: Path, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even to the very same file."""
+    (tmp_path / "inbox" / "sub").mkdir(parents=True)
+    source = source_in(tmp_path / "inbox" / "sub")
+    settings = {
+        "originals": {"after": "delete"},
+        "results": {"sidecar": True},
+        "failures": {"move_to": str(tmp_path / "failed")},
+    }
+    ended = row(source, state, **settings)
+    source.parent.rename(tmp_path / "elsewhere")
+    source.parent.symlink_to(tmp_path / "elsewhere")
+    assert not still_the_same(ended)
+    tidy(ended, NOW)
+    assert contents(tmp_path) == {"elsewhere/film.mp4": b"the original"}
+
+
 def test_cut_off_between_copy_and_unlink(inbox: Path, elsewhere: Path) -> None:
     source = source_in(inbox)
     (elsewhere / "sub").mkdir()
@@ -174,6 +201,18 @@ def test_what_failed_gets_a_note_beside_it(inbox: Path) -> None:
     assert note.startswith("film.mp4 could not be restored.\n\nit is no film\n")
     assert "`invsr-daemon retry 4` tries again" in note
     assert contents(inbox).keys() == {"film.mp4", "film.mp4.error.txt"}
+
+
+def test_no_note_holds_what_steers_a_terminal(inbox: Path) -> None:
+    source = source_in(inbox, "a\n\x1b[2J.mp4")
+    ended = dataclasses.replace(row(source, "failed"), reason=f"{source} is no film")
+    tidy(ended, NOW)
+    note = (inbox / f"{source.name}.error.txt").read_text()
+    assert note.startswith("a\\n\\x1b[2J.mp4 could not be restored.\n\n")
+    assert note.count("\n") == 6
+    assert "\x1b" not in note
+    tidy(row(source, "done"), NOW)
+    assert contents(inbox).keys() == {source.name}, "it is known for a note"
 
 
 def test_no_note_if_not_asked(inbox: Path) -> None:
@@ -245,13 +284,24 @@ def foreign(name: str, path: Path) -> None:
     """Something that a note or sidecar must not replace, as its name says."""
     if name == "fifo":
         os.mkfifo(path)
+    elif name == "folder":
+        path.mkdir()
     elif name == "link":
         path.symlink_to("nowhere")
     else:
         path.write_text(name)
 
 
-FOREIGN = ["my own notes", '{"mine": true}', '{"result": "mine"}', "[1]", "[" * 10**5, "fifo", "link"]
+FOREIGN = [
+    "my own notes",
+    '{"mine": true}',
+    '{"result": "mine"}',
+    "[1]",
+    "[" * 10**5,
+    "fifo",
+    "link",
+    "folder",
+]
 
 
 def unchanged(path: Path) -> tuple[int, Identity]:
