@@ -43,7 +43,7 @@ class Folder:
             return Folder(os.open(name, OPEN_FOLDER, dir_fd=self._descriptor))
         except NotADirectoryError:
             if stat.S_ISLNK(self.stat(name).st_mode):
-                why = f"{name} in it is a symbolic link, which is not followed"
+                why = f"{name} is a symbolic link, which is not followed"
                 raise OSError(errno.ELOOP, why) from None
             raise
 
