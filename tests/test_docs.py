@@ -19,7 +19,7 @@ from invsr_daemon.settings.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "invsr_daemon"
-TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 DOCUMENTS = sorted([*TOP, *(ROOT / "docs").rglob("*.md")])
 INTERRUPTED, DONE = 130, 0
 # Folders by which a document may name a file or a folder of the tree.

@@ -17,7 +17,7 @@ from ..files.publishing import PublishPolicy, explaining, too_little_space
 from ..jobs.observing import Result
 from ..jobs.runner import run_job
 from ..jobs.stopping import TwoSignals, leave_now
-from ..jobs.workfolders import forget_loose
+from ..jobs.workfolders import forget_loose, make_state_folder
 from ..pool.devices import choose_devices
 from ..pool.local import LocalPool
 from ..pool.protocol import Pool
@@ -54,6 +54,7 @@ def process_inputs(
     devices = choose_devices(settings.devices, settings.workers)
     if settings.results.sidecar:
         log.warning("results.sidecar is for the daemon: `process` writes none")
+    make_state_folder(settings.state_dir)
     forget_loose(settings.state_dir, time.time() - settings.keep_seconds)
     report: Report = Events() if as_json else Bars() if sys.stderr.isatty() else Report()
     session = _Session(settings, jobs, devices, report)

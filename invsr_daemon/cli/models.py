@@ -35,8 +35,11 @@ def models_list(config_file: Path | None) -> None:
 @click.option("--predictor-repo", help="Another repository for the noise predictor.")
 @click.option("--predictor-revision", help="Branch, tag or commit of the noise predictor.")
 @click.option("--endpoint", help="Another hub than huggingface.co.")
+@click.option("--send-token", is_flag=True, help="Send your hub token to --endpoint, too.")
 @click.option("--update", is_flag=True, help="Take the newest revision in place of the locked one.")
-def models_pull(name: str, config_file: Path | None, *, update: bool, **given: str | None) -> None:
+def models_pull(
+    name: str, config_file: Path | None, *, update: bool, send_token: bool, **given: str | None
+) -> None:
     """Download a model, check it, and lock its revision and checksums."""
     from .. import hub
     from ..restorers.invsr.convert import convert
@@ -52,6 +55,7 @@ def models_pull(name: str, config_file: Path | None, *, update: bool, **given: s
         endpoint=settings.hub.endpoint,
         report=click.echo,
         update=update,
+        send_token=send_token,
     )
 
 

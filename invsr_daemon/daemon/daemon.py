@@ -16,6 +16,7 @@ from contextlib import suppress
 from .. import logs
 from ..errors import InvsrError, ResourceError
 from ..jobs.stopping import TwoSignals, leave_now
+from ..jobs.workfolders import make_state_folder
 from ..pool.devices import choose_devices
 from ..pool.local import LocalPool
 from ..pool.protocol import Pool
@@ -76,6 +77,7 @@ class Daemon:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "daemon"))
         self._signals.listen()
         loop.add_signal_handler(signal.SIGHUP, self._settings.request_reload)
+        make_state_folder(self._folders.state)
         with only_daemon(self._folders.state):
             await self._ledger.open()
             try:

@@ -88,9 +88,10 @@ def runner_job(row: JobRow, now: Settings) -> Job:
     # A model may be given as a path: a slash would be taken for folders.
     names = {"stem": row.source.stem, "preset": row.preset or "", "model": model_dir.name}
     stem = settings.results.name.format(**names)
+    outbox = settings.outbox.absolute()
     return Job(
         source=row.source,
-        target=Target(settings.outbox.absolute() / row.relative.parent, stem),
+        target=Target(outbox / row.relative.parent, stem, root=outbox),
         settings=settings,
         model=settings.model_settings(model_dir, hub.fingerprint(model_dir)),
         name=f"job {row.id}",

@@ -13,17 +13,18 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain, count
 from pathlib import Path
+from typing import BinaryIO
 
 from .. import __version__, hub
-from ..errors import InvsrError, OutputExistsError
-from ..files.durable import sync
-from ..files.publishing import Collision, PublishPolicy, clear, explained, publish
+from ..errors import InvsrError, OutputError, OutputExistsError
+from ..files.folders import Folder, Place, path_of
+from ..files.publishing import Collision, PublishPolicy, clear, explaining, names_for, publish
+from ..logs import printable
 from ..records import Identity
 from ..settings.settings import Settings
 from ..store.rows import JobRow
@@ -35,6 +36,11 @@ log = logging.getLogger(__name__)
 NOTE_SUFFIX = ".error.txt"
 SIDECAR_SUFFIX = ".json"
 LARGEST_OF_OURS = 2**20  # bytes of a note or sidecar: a larger file is none
+BLOCK = 2**20  # bytes
+PERMISSIONS = 0o777
+ACCESS_LIST = "system.posix_acl_access"
+# What link() says between file systems, on those without hard links, and of files that are not ours.
+NO_LINK_POSSIBLE = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 GONE = "it is no longer there"
 
 
@@ -46,30 +52,61 @@ def tidy(row: JobRow, now: Settings) -> None:
     settings = thaw(row.settings, now)
     if row.state == "done" and row.output is not None:
         if settings.results.sidecar:
-            _write_sidecar(row, settings, row.output)
-        _remove_note(row.source)
+            _write_sidecar(row, settings, place_of_result(row.output, row))
+        _remove_note(place_of_original(row))
         _dispose(row, settings)
     elif row.state == "failed" and still_the_same(row):
         _lay_aside(row, settings)
 
 
+def place_of_original(row: JobRow) -> Place:
+    """Where the original lies; below the inbox no link is followed."""
+    return Place.below(row.source, len(row.relative.parts))
+
+
+def place_of_result(output: Path, row: JobRow) -> Place:
+    """Where the result lies; below the outbox no link is followed."""
+    return Place.below(output, len(row.relative.parts))
+
+
 def _lay_aside(row: JobRow, settings: Settings) -> None:
     """What failed gets its note, then goes: cut off anywhere, this can be done again."""
-    place = row.source
+    original = place_of_original(row)
+    place = original
     if settings.failures.move_to is not None:
-        place = copy_to(row.source, settings.failures.move_to.absolute() / row.relative)
+        target = Place(settings.failures.move_to.absolute(), row.relative)
+        with _opened_original(row) as source:
+            place = copy_to(source, original.path, target)
     if settings.failures.note:
         _write_note(row, place)
-    if place != row.source:
+    if place != original:
         _remove_original(row)
 
 
 def still_the_same(row: JobRow) -> bool:
     """Whether the file that was accepted still has its name."""
+    place = place_of_original(row)
     try:
-        return Identity.of(os.lstat(row.source)) == row.identity
+        with place.open_folder() as folder:
+            return _is_original(folder.stat(place.name), row)
     except OSError:
         return False
+
+
+def _is_original(found: os.stat_result, row: JobRow) -> bool:
+    return stat.S_ISREG(found.st_mode) and Identity.of(found) == row.identity
+
+
+@contextmanager
+def _opened_original(row: JobRow) -> Iterator[int]:
+    """The original, open as a name that cannot be exchanged: it need not be readable.
+
+    Raises OutputError if it is not the same any more.
+    """
+    with place_of_original(row).opened(os.O_PATH) as source:
+        if not _is_original(os.fstat(source), row):
+            raise OutputError(f"{row.source}: {REPLACED} meanwhile: that is left alone")
+        yield source
 
 
 def _dispose(row: JobRow, settings: Settings) -> None:
@@ -80,111 +117,143 @@ def _dispose(row: JobRow, settings: Settings) -> None:
         log.info("%s has changed or gone since: left alone", row.source)
         return
     if after == "archive" and settings.originals.archive is not None:
-        copy_to(row.source, settings.originals.archive.absolute() / row.relative)
+        with _opened_original(row) as source:
+            copy_to(source, row.source, Place(settings.originals.archive.absolute(), row.relative))
     _remove_original(row)
 
 
-def copy_to(source: Path, target: Path) -> Path:
-    """Have a file under another name too, numbered if that is taken; a link where one is possible.
+def copy_to(source: int, path: Path, target: Place) -> Place:
+    """Have an open file under another name too, numbered if that is taken; a link where one is possible.
 
-    Nothing is ever replaced, and what an earlier call has made is found again. The new path. Raises
-    OutputError, DiskFullError.
+    Nothing is ever replaced, and what an earlier call has made is found again: its mark is `path`, where the
+    file lies. The new place. Raises OutputError, DiskFullError.
     """
-    key = hashlib.sha256(os.fsencode(source)).hexdigest()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for name in chain([target], (target.with_stem(f"{target.stem} ({n})") for n in count(2))):
-            try:
-                os.link(source, name)
-            except FileExistsError:
-                if not _is_copy(source, name):
-                    continue
+    key = hashlib.sha256(os.fsencode(path)).hexdigest()
+    with explaining(target.path.parent), target.open_folder(make=True) as folder:
+        try:
+            name = _linked(source, folder, target.relative)
+        except OSError as error:
+            if error.errno not in NO_LINK_POSSIBLE:
+                raise
+        else:
             clear(target, key)
-            sync(name.parent)
-            return name
-    except OSError as error:
-        if error.errno in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            copied = publish(target, key, PublishPolicy("suffix"), lambda partial: _copy(source, partial))
-            return Path(copied.output)
-        raise explained(error, target.parent) from error
+            folder.sync()
+            return target.named(name)
+    copied = publish(target, key, PublishPolicy("suffix"), lambda file: _copy(source, file))
+    return target.named(Path(copied.output).name)
+
+
+def _linked(source: int, folder: Folder, wanted: Path) -> str:
+    """The name, one that was free or its own already, under which an open file lies in a folder, too."""
+    for name in names_for(wanted, "suffix"):
+        try:
+            folder.link(source, name)
+        except FileExistsError:
+            if not _is_copy(source, folder, name):
+                continue
+        return name
     raise AssertionError("unreachable: the names never end")
 
 
-def _is_copy(source: Path, other: Path) -> bool:
+def _is_copy(source: int, folder: Folder, name: str) -> bool:
     """Whether it is the same file, or one with the same content that was copied with its times."""
-    here, there = os.lstat(source), os.lstat(other)
-    if os.path.samestat(here, there):
-        return True
-    alike = (here.st_mode, here.st_size, here.st_mtime_ns) == (
-        there.st_mode,
-        there.st_size,
-        there.st_mtime_ns,
-    )
-    return alike and filecmp.cmp(source, other, shallow=False)
+    with folder.opened(name, os.O_PATH) as other:
+        here, there = os.fstat(source), os.fstat(other)
+        if os.path.samestat(here, there):
+            return True
+        alike = _marks(here) == _marks(there) and stat.S_ISREG(there.st_mode)
+        return alike and filecmp.cmp(path_of(source), path_of(other), shallow=False)
+
+
+def _marks(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_mode & PERMISSIONS, found.st_size, found.st_mtime_ns
 
 
 def _remove_original(row: JobRow) -> None:
     """Remove it, but not what took its place while it was copied, which may take long."""
-    if not still_the_same(row):
-        log.warning("%s: %s meanwhile: that is left alone", row.source, REPLACED)
-        return
-    row.source.unlink()
-    sync(row.source.parent)
+    place = place_of_original(row)
+    with place.open_folder() as folder:
+        if not _is_there(folder, place.name, row):
+            log.warning("%s: %s meanwhile: that is left alone", row.source, REPLACED)
+            return
+        folder.remove(place.name)
+        folder.sync()
 
 
-def _copy(source: Path, partial: Path) -> None:
-    shutil.copy2(source, partial)
+def _is_there(folder: Folder, name: str, row: JobRow) -> bool:
+    try:
+        return _is_original(folder.stat(name), row)
+    except FileNotFoundError:
+        return False
 
 
-def _note_of(source: Path) -> Path:
-    return source.with_name(source.name + NOTE_SUFFIX)
+def _copy(source: int, file: BinaryIO) -> None:
+    """Content, attributes, permissions, times; but no right to run as the owner, who is another one now."""
+    target = file.fileno()
+    with open(path_of(source), "rb") as original:
+        shutil.copyfileobj(original, file, BLOCK)
+    file.flush()
+    _copy_attributes(path_of(source), target)
+    found = os.fstat(source)
+    os.fchmod(target, found.st_mode & PERMISSIONS)
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _write_note(row: JobRow, place: Path) -> None:
+def _copy_attributes(source: str, target: int) -> None:
+    """Those of users, and the access list: where the other file system has them."""
+    with suppress(OSError):
+        for name in os.listxattr(source):
+            if name.startswith("user.") or name == ACCESS_LIST:
+                os.setxattr(target, name, os.getxattr(source, name))
+
+
+def _note_of(original: Place) -> Place:
+    return original.named(original.name + NOTE_SUFFIX)
+
+
+def _write_note(row: JobRow, place: Place) -> None:
     when = datetime.fromtimestamp(row.ended or 0, UTC).astimezone().isoformat(timespec="seconds")
     again = f"`invsr-daemon retry {row.id}` tries again"
-    if place != row.source:
-        again = f"once it is back at {row.source}, {again}"
+    if place.path != row.source:
+        again = f"once it is back at {printable(str(row.source))}, {again}"
     lines = [
-        _heading(place),
+        _heading(place.name),
         "",
-        f"{row.reason}",
+        printable(row.reason or ""),
         "",
         f"Job {row.id}, {when}, after {row.attempts} attempt(s). `invsr-daemon jobs show {row.id}` tells",
         f"more; {again}. A changed file is taken up by itself.",
         "",
     ]
-    _put(_note_of(place), "\n".join(lines).encode(errors="surrogateescape"), PublishPolicy(), _is_note)
+    _put(_note_of(place), "\n".join(lines).encode(), PublishPolicy(), _is_note)
 
 
-def _heading(place: Path) -> str:
-    return f"{place.name} could not be restored."
+def _heading(name: str) -> str:
+    return f"{printable(name)} could not be restored."
 
 
-def _is_note(path: Path) -> bool:
+def _is_note(name: str, content: bytes) -> bool:
     """Whether a file is one that this program wrote about the one beside it."""
-    about = path.with_name(path.name.removesuffix(NOTE_SUFFIX))
-    return _content(path).startswith(os.fsencode(_heading(about)))
+    return content.startswith(_heading(name.removesuffix(NOTE_SUFFIX)).encode())
 
 
-def _remove_note(source: Path) -> None:
+def _remove_note(original: Place) -> None:
     """What an earlier attempt left beside it, now that one has succeeded."""
-    note = _note_of(source)
-    if _is_note(note):
-        with suppress(OSError):
-            note.unlink()
+    note = _note_of(original)
+    with suppress(OSError), note.open_folder() as folder:
+        if _is_note(note.name, _content(folder, note.name)):
+            folder.remove(note.name)
 
 
-def _write_sidecar(row: JobRow, settings: Settings, output: Path) -> None:
-    if not still_the_same(row):
+def _write_sidecar(row: JobRow, settings: Settings, result: Place) -> None:
+    digest = _digest(row)
+    if digest is None:
         log.info("%s has changed or gone since: its result gets no sidecar", row.source)
         return
     model_dir = hub.resolve(settings.model, settings.models_dir)
-    with row.source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     described = {
         "source": {"path": str(row.relative), "size": row.identity.size, "sha256": digest},
-        "result": {"path": output.name, "frames": row.frames},
+        "result": {"path": result.name, "frames": row.frames},
         "model": {"name": settings.model, "fingerprint": hub.fingerprint(model_dir)},
         "settings": json.loads(row.settings),
         "seed": settings.seed,
@@ -194,39 +263,50 @@ def _write_sidecar(row: JobRow, settings: Settings, output: Path) -> None:
         "version": __version__,
     }
     content = json.dumps(described, indent=2).encode() + b"\n"
-    _put(output.with_name(output.name + SIDECAR_SUFFIX), content, publish_policy(settings), _is_sidecar)
+    _put(result.named(result.name + SIDECAR_SUFFIX), content, publish_policy(settings), _is_sidecar)
 
 
-def _is_sidecar(path: Path) -> bool:
+def _digest(row: JobRow) -> str | None:
+    """Of the original's content; None if it is not the same any more."""
+    if not still_the_same(row):
+        return None
+    with _opened_original(row) as source, open(path_of(source), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_sidecar(name: str, content: bytes) -> bool:
     """Whether a file is one that this program wrote about the result beside it."""
     try:
-        told = json.loads(_content(path))
-        return bool(told["result"]["path"] == path.name.removesuffix(SIDECAR_SUFFIX) and told["job"])
+        told = json.loads(content)
+        return bool(told["result"]["path"] == name.removesuffix(SIDECAR_SUFFIX) and told["job"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 
-def _content(path: Path) -> bytes:
+def _content(folder: Folder, name: str) -> bytes:
     """What a file holds that may be a note or a sidecar; nothing for any other."""
-    with suppress(OSError):
-        found = path.lstat()
-        if stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_OF_OURS:  # a FIFO would be waited for
-            return path.read_bytes()
+    with suppress(OSError), folder.opened(name) as descriptor:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_OF_OURS:
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(LARGEST_OF_OURS)
     return b""
 
 
-def _put(path: Path, content: bytes, how: PublishPolicy, is_ours: Callable[[Path], bool]) -> None:
+def _put(place: Place, content: bytes, how: PublishPolicy, is_ours: Callable[[str, bytes], bool]) -> None:
     """Write a file beside another one. An earlier one of ours is replaced, anything else left alone."""
-    key = hashlib.sha256(os.fsencode(path)).hexdigest()
-    collision: Collision = "overwrite" if is_ours(path) else "fail"
+    key = hashlib.sha256(os.fsencode(place.path)).hexdigest()
+    with explaining(place.path.parent), place.open_folder(make=True) as folder:
+        ours = is_ours(place.name, _content(folder, place.name))
+    collision: Collision = "overwrite" if ours else "fail"
     try:
-        publish(path, key, replace(how, collision=collision), lambda partial: _fill(partial, content))
+        publish(place, key, replace(how, collision=collision), lambda file: _fill(file, content))
     except OutputExistsError:
-        log.warning("%s is not written: another file has that name", path)
+        log.warning("%s is not written: another file has that name", place.path)
 
 
-def _fill(partial: Path, content: bytes) -> None:
-    partial.write_bytes(content)
+def _fill(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
 
 
 def tidy_up(row: JobRow, now: Settings) -> str | None:

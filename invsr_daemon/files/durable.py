@@ -8,6 +8,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from .folders import Folder
+
 ATTEMPT_SUFFIX = ".partial"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -52,16 +54,23 @@ def remove_attempts(folder: Path) -> None:
 
 
 def link_new(path: Path, final: Path) -> bool:
-    """Give a file a name that nothing has; whether it was free. link() fails where rename() replaces.
+    """Give a file a name in its folder that nothing has; whether it was free. Raises OSError.
 
-    On a file system without hard links the file is renamed. Raises OSError.
+    On a file system without hard links the file is renamed.
     """
     try:
         os.link(path, final)
     except FileExistsError:
         return False
     except OSError:
-        if os.path.lexists(final):
+        return _rename_new(path, final)
+    return True
+
+
+def _rename_new(path: Path, final: Path) -> bool:
+    with Folder.at(final.parent) as folder:
+        try:
+            folder.rename(path.name, final.name)
+        except FileExistsError:
             return False
-        os.replace(path, final)
     return True

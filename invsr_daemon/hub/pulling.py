@@ -51,6 +51,7 @@ def pull(
     endpoint: str | None = None,
     report: Report = lambda _: None,
     update: bool = False,
+    send_token: bool = False,
 ) -> Path:
     """Fetch, check, convert and install a named model; return its directory.
 
@@ -66,6 +67,8 @@ def pull(
         endpoint: base URL of the hub; $HF_ENDPOINT, else the public hub, if not given.
         report: is told, line by line, about licences and progress.
         update: resolve the revisions afresh, whatever the lock says.
+        send_token: send the user's token even to another hub than it was given for ($HF_ENDPOINT, else the
+            public one), and even without https.
 
     Raises:
         ModelUnreachableError: the hub cannot be reached or broke off; retryable.
@@ -91,7 +94,10 @@ def pull(
                     " is lost: put the lock file back or move the directory away"
                 )
             elsewhere = f"copy {folder} and {lock_path(folder)} from there"
-            hub = hub_at(endpoint, f"pull on a machine with network access and {elsewhere}")
+            advice = f"pull on a machine with network access and {elsewhere}"
+            hub = hub_at(endpoint, advice, send_token=send_token)
+            if withheld := hub.withheld():
+                report(withheld)
             _Pull(known, wanted, folder, hub, convert, report).run(lock, update)
     return folder
 

@@ -50,23 +50,46 @@ class Snapshot:
     files: tuple[RemoteFile, ...]
 
 
-def hub_at(endpoint: str | None, advice: str) -> Hub:
+def hub_at(endpoint: str | None, advice: str, *, send_token: bool = False) -> Hub:
     """The hub at a base URL; at $HF_ENDPOINT, else the public one, if none is given.
 
-    `advice`: what else somebody can do while it cannot be reached. Raises ModelError if it is no URL.
+    `advice`: what else somebody can do while it cannot be reached. `send_token`: send the user's token there
+    even if it was given for another hub, or can be overheard on the way. Raises ModelError if it is no URL.
     """
-    url = (endpoint or os.environ.get("HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
+    home = os.environ.get("HF_ENDPOINT") or PUBLIC_HUB
+    url = (endpoint or home).rstrip("/")
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
         raise ModelError(f"the hub's address must begin with https:// or http://, not {url!r}")
-    return Hub(url, f"try again later, or {advice}")
+    return Hub(url, f"try again later, or {advice}", send_token or _keeps_secrets(url, home))
+
+
+def _keeps_secrets(url: str, home: str) -> bool:
+    """Whether a token for the hub at `home` is safe with this one: it is the same, and nobody listens."""
+    one, other = urlsplit(url), urlsplit(home)
+    return one.scheme == "https" and (one.scheme, one.netloc) == (other.scheme, other.netloc)
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A Hugging Face hub, or something that speaks as one. All failures are ModelErrors."""
+    """A Hugging Face hub, or something that speaks as one. All failures are ModelErrors.
+
+    `gets_token`: whether it is sent the user's token, if there is one.
+    """
 
     endpoint: str
     advice: str
+    gets_token: bool
+
+    def withheld(self) -> str | None:
+        """What to tell of a token that it is not sent, if so."""
+        from huggingface_hub import get_token
+
+        if self.gets_token or get_token() is None:
+            return None
+        return (
+            f"your token is not sent to {self.endpoint}: it goes only over https, and only to the public hub"
+            " or $HF_ENDPOINT, unless you ask for it with --send-token"
+        )
 
     def snapshot(self, repo: str, revision: str, place: Callable[[str], str | None]) -> Snapshot:
         """The commit behind `revision`, and those of its files for which `place` has a place."""
@@ -78,7 +101,7 @@ class Hub:
             response = get_session().get(
                 f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}",
                 params={"blobs": True},
-                headers=_headers(),
+                headers=self._headers(),
                 timeout=TIMEOUT_SECONDS,
             )
             hf_raise_for_status(response)
@@ -98,7 +121,7 @@ class Hub:
         from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
 
         had = part.stat().st_size
-        headers = _headers() | {"Accept-Encoding": "identity"}
+        headers = self._headers() | {"Accept-Encoding": "identity"}
         if had:
             headers["Range"] = f"bytes={had}-"
         with self._errors(snapshot.repo, snapshot.sha):
@@ -119,6 +142,18 @@ class Hub:
             raise ModelUnreachableError(
                 f"{self.endpoint} broke off after {have} of {file.size} bytes of {file.name}; {self.advice}"
             )
+
+    def _headers(self) -> dict[str, str]:
+        """Our name, and the user's token if it may be sent.
+
+        The client's own headers would ask the public hub for a list of programs to recognise first.
+        """
+        from huggingface_hub import get_token
+
+        headers = {"User-Agent": f"invsr-daemon/{__version__}"}
+        if self.gets_token and (token := get_token()):
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
 
     @contextmanager
     def _errors(self, repo: str, revision: str) -> Iterator[None]:
@@ -162,19 +197,6 @@ class Hub:
         except HTTPError as error:
             reason = _first(error) or type(error).__name__
             raise ModelUnreachableError(f"cannot reach {self.endpoint}: {reason}; {self.advice}") from error
-
-
-def _headers() -> dict[str, str]:
-    """Our name, and the user's token if there is one.
-
-    The client's own headers would ask the public hub for a list of programs to recognise first.
-    """
-    from huggingface_hub import get_token
-
-    headers = {"User-Agent": f"invsr-daemon/{__version__}"}
-    if token := get_token():
-        headers["Authorization"] = f"Bearer {token}"
-    return headers
 
 
 def _absent(page: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError, Interrupted, OutputExistsError, ResourceError
-from ..files.publishing import begin, check_free, check_writable, clear, finish
+from ..files.publishing import HiddenFile, check_free, check_writable
 from ..pool.protocol import Pool
 from ..pool.retrying import outliving
 from ..records import Task
@@ -40,11 +40,11 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
     if output := published_before(plan):
         await asyncio.to_thread(clean_up_after, plan)
         return Result(plan, output, 0, was_there=True)
-    check_free(plan.output, job.policy.collision)
+    check_free(plan.place, job.policy.collision)
     _spare_the_original(plan)
     with lock_work(plan.work):
         # Not before: the hidden file may be the result that another process is about to name.
-        await asyncio.to_thread(check_writable, plan.output, plan.key)
+        await asyncio.to_thread(check_writable, plan.place, plan.key)
         observer.planned(plan)
         try:
             return await _run_plan(plan, pool, observer, stopping)
@@ -84,24 +84,23 @@ def _frames(tasks: Iterable[Task]) -> int:
 
 async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:
     """Join the pieces in a hidden file and give it the result's name."""
+    hidden = HiddenFile(plan.place, plan.key)
     try:
-        partial = await asyncio.to_thread(begin, plan.output, plan.key)
-        await _outliving(plan.job, lambda: pool.media.join(plan, partial))
-        return await _named(plan, partial, stopping)
+        await asyncio.to_thread(hidden.open, plan.job.policy.mode)
+        await _outliving(plan.job, lambda: pool.media.join(plan, hidden.held))
+        return await _named(plan, hidden, stopping)
     finally:
-        await asyncio.to_thread(clear, plan.output, plan.key)
+        await asyncio.to_thread(hidden.discard)
 
 
-async def _named(plan: Plan, partial: Path, stopping: asyncio.Event) -> Path:
+async def _named(plan: Plan, hidden: HiddenFile, stopping: asyncio.Event) -> Path:
     """Give the result its name, on a thread.
 
     A thread cannot be cancelled. So this waits for its end even if it is cancelled itself, unless `stopping`
     is set: then the process is about to end, and its threads with it.
     """
     naming = asyncio.create_task(
-        asyncio.to_thread(
-            finish, partial, plan.output, plan.job.policy, lambda imprint: write_note(plan, imprint)
-        )
+        asyncio.to_thread(hidden.finish, plan.job.policy, lambda imprint: write_note(plan, imprint))
     )
     try:
         imprint = await asyncio.shield(naming)

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import InputError, InvsrError
+from ..errors import ConfigError, InputError, InvsrError
 from ..files.durable import remove_attempts
 from ..files.publishing import clear, explained
+from ..files.remembered_mounts import REMEMBERED_FILE
+from ..logs import LOG_FOLDER
+from ..store.status import LOCK_FILE, STATUS_FILE
+from ..store.store import STORE_FILE
 from ..wire.plans import Plan
+
+PRIVATE = 0o700
+# What this program writes into a state folder, beside the store's files.
+STATE_NAMES = frozenset(
+    {"work", "done", "models", LOG_FOLDER, LOCK_FILE, STATUS_FILE, f".{STATUS_FILE}.part", REMEMBERED_FILE}
+)
+
+
+def make_state_folder(state_dir: Path) -> None:
+    """Make the state folder, for this user alone, whatever the umask. Raises ConfigError if it cannot be.
+
+    One that is there is closed to others, too, if it is this user's and nothing else lies in it.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
+        found = state_dir.stat()
+        is_open = found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != PRIVATE
+        if is_open and all(map(_is_state, os.listdir(state_dir))):
+            state_dir.chmod(PRIVATE)
+    except OSError as error:
+        raise ConfigError(f"state_dir: {state_dir} cannot be written to: {error.strerror}") from error
+
+
+def _is_state(name: str) -> bool:
+    return name in STATE_NAMES or name.startswith(STORE_FILE)
 
 
 def subfolder_of(job: int) -> str:
@@ -59,7 +90,7 @@ def discard(plan: Plan) -> None:
 
 def clean_up_after(plan: Plan) -> None:
     """Remove what a run left that was killed after publishing: all pieces are there then."""
-    clear(plan.output, plan.key)
+    clear(plan.place, plan.key)
     if plan.job.subfolder:
         discard(plan)
     elif plan.work.is_dir():

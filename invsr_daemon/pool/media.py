@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files.folders import HeldFile
 from ..records import VideoSettings
 from ..wire.plans import Job, Plan
 from ..wire.requests import Check, Join, Look, Request, dump_request, plan_of
@@ -47,9 +48,9 @@ class MediaProcesses:
         """The plan of a job. Raises InputError, ConfigError, WorkerLostError."""
         return plan_of(await self._ask(Look(job)))
 
-    async def join(self, plan: Plan, partial: Path) -> None:
-        """Put a plan's pieces together in `partial`. Raises InputError, OutputError, ResourceError."""
-        await self._ask(Join(plan, partial))
+    async def join(self, plan: Plan, hidden: HeldFile) -> None:
+        """Put a plan's pieces together in an empty file. Raises InputError, OutputError, ResourceError."""
+        await self._ask(Join(plan, hidden))
 
     async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:
         """For each of these settings why no film can be encoded with it, if so. Raises WorkerLostError."""

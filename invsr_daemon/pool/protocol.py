@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Protocol
 
+from ..files.folders import HeldFile
 from ..records import Task, VideoSettings
 from ..wire.events import Progress
 from ..wire.plans import Job, Plan, Priority
@@ -37,8 +37,11 @@ class MediaReaders(Protocol):
     async def look(self, job: Job) -> Plan:
         """The plan of a job. Raises InputError, ConfigError, WorkerLostError."""
 
-    async def join(self, plan: Plan, partial: Path) -> None:
-        """Put a plan's pieces together in `partial`. Raises InputError, OutputError, ResourceError."""
+    async def join(self, plan: Plan, hidden: HeldFile) -> None:
+        """Put a plan's pieces together in an empty file.
+
+        Raises InputError, OutputError, ResourceError.
+        """
 
     async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:
         """For each of these settings why no film can be encoded with it, if so. Raises WorkerLostError."""

@@ -228,7 +228,7 @@ def _tmpfiles(service: Service) -> str:
     comments = [line for line in _shipped("systemd/invsr-daemon.tmpfiles").splitlines() if line[0] == "#"]
     owner = f":{service.user} :{service.group}"
     shared = [f"d {_words([path])} :2770 {owner} -" for path in service.writes]
-    return "\n".join([*comments, f"d {STATE} :0750 {owner} -", *shared, ""])
+    return "\n".join([*comments, f"d {STATE} :0700 {owner} -", *shared, ""])
 
 
 def _config(service: Service) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files.folders import Place
 from ..files.publishing import PublishPolicy
 from ..records import Film, Identity, Layout, ModelSettings, Task, VideoTask
 from ..settings.settings import Settings
@@ -18,11 +19,15 @@ Priority = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Target:
-    """Where a result goes. Without `suffix` the result's format decides it."""
+    """Where a result goes. Without `suffix` the result's format decides it.
+
+    `root`: the folder, this one or above, below which no link is followed. None: the path is trusted.
+    """
 
     folder: Path
     stem: str
     suffix: str | None = None
+    root: Path | None = None
 
     def path(self, suffix: str) -> Path:
         return self.folder / f"{self.stem}{self.suffix or suffix}"
@@ -61,6 +66,12 @@ class Plan:
     film: Film | None
     layout: Layout | None
     notes: tuple[str, ...]
+
+    @property
+    def place(self) -> Place:
+        """Where the result goes, and from where on links are not followed."""
+        root = self.job.target.root or self.output.parent
+        return Place(root, self.output.relative_to(root))
 
     def waiting(self) -> tuple[Task, ...]:
         """Tasks whose file is not there yet."""

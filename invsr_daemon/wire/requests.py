@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from ..files.folders import HeldFile
 from ..records import VideoSettings
 from .plans import Job, Plan
 
@@ -23,10 +23,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Join:
-    """Asks for a plan's finished pieces as one file, checked, in `partial`."""
+    """Asks for a plan's finished pieces as one file, checked, in a file that the parent has made for it."""
 
     plan: Plan
-    partial: Path
+    hidden: HeldFile
     kind: Literal["join"] = "join"
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ConfigError, InputError
+from ..files.folders import HeldFile
 from ..files.publishing import explaining
 from ..media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
 from ..media.encode import chunk_suffix, film_losses, film_size
@@ -48,7 +49,7 @@ def answer(line: str, _: Progress) -> Any:
         case Look():
             return plain(plan_job(request.job))
         case Join():
-            return join(request.plan, request.partial)
+            return join(request.plan, request.hidden)
         case Check():
             return [encoding_problem(each) for each in request.settings]
 
@@ -140,12 +141,12 @@ def _work_folder(job: Job, key: str) -> Path:
     return job.settings.state_dir / "work" / job.subfolder / key[:32]
 
 
-def join(plan: Plan, partial: Path) -> None:
+def join(plan: Plan, hidden: HeldFile) -> None:
     """Put a plan's pieces together in a hidden file, and look at it once more.
 
     Raises InputError if the input is not the same any more, OutputError, DiskFullError.
     """
-    with explaining(partial.parent):
+    with explaining(hidden.place.path.parent), hidden.writable() as partial:
         _write(plan, partial)
     if Identity.of(check_regular(plan.job.source)) != plan.identity:
         raise InputError("it was changed while it was being restored")
@@ -155,8 +156,8 @@ def _write(plan: Plan, partial: Path) -> None:
     if plan.film is None or plan.layout is None:
         (task,) = plan.tasks
         assert isinstance(task, ImageTask)  # whatever is no film is a picture
+        verify_picture(task.output, task)
         shutil.copyfile(task.output, partial)
-        verify_picture(partial, task)
         return
     chunks = [ChunkFile(t.chunk, t.output) for t in plan.tasks if isinstance(t, VideoTask)]
     assemble(plan.film, chunks, plan.layout, partial)

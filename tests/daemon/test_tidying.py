@@ -19,6 +19,7 @@ import pytest
 
 from invsr_daemon.daemon.intake import freeze
 from invsr_daemon.daemon.tidying import copy_to, still_the_same, tidy, tidy_up
+from invsr_daemon.files.folders import Place
 from invsr_daemon.records import Identity
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.store.rows import JobRow, State
@@ -115,14 +116,14 @@ def test_a_changed_original_is_left_alone(inbox: Path, tmp_path: Path, after: st
 def test_what_arrives_under_the_name_during_a_long_copy_stays(
     inbox: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
-    source, copy = source_in(inbox), shutil.copy2
+    source, copy = source_in(inbox), shutil.copyfileobj
 
-    def slow(*paths: Path) -> None:
-        copy(*paths)
+    def slow(*files: Any) -> None:
+        copy(*files)
         (inbox / ".new").write_bytes(b"a newer film")
         (inbox / ".new").rename(source)
 
-    monkeypatch.setattr(shutil, "copy2", slow)
+    monkeypatch.setattr(shutil, "copyfileobj", slow)
     tidy(row(source, state, **archiving(elsewhere), failures={"move_to": str(elsewhere), "note": False}), NOW)
     assert contents(inbox) == {"film.mp4": b"a newer film"}
     assert contents(elsewhere) == {"sub/film.mp4": b"the original"}
@@ -148,6 +149,33 @@ def test_an_archive_on_another_file_system(inbox: Path, elsewhere: Path) -> None
     assert contents(inbox) == {}
 
 
+def test_a_copy_gives_nobody_a_right_to_run_as_the_service(inbox: Path, elsewhere: Path) -> None:
+    source = source_in(inbox)
+    source.chmod(0o6755)
+    tidy(row(source, "done", **archiving(elsewhere)), NOW)
+    assert (elsewhere / "sub/film.mp4").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_a_folder_that_became_a_link_leads_to_no_other_file(
+    tmp_path: Path, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even to the very same file."""
+    (tmp_path / "inbox" / "sub").mkdir(parents=True)
+    source = source_in(tmp_path / "inbox" / "sub")
+    settings = {
+        "originals": {"after": "delete"},
+        "results": {"sidecar": True},
+        "failures": {"move_to": str(tmp_path / "failed")},
+    }
+    ended = row(source, state, **settings)
+    source.parent.rename(tmp_path / "elsewhere")
+    source.parent.symlink_to(tmp_path / "elsewhere")
+    assert not still_the_same(ended)
+    tidy(ended, NOW)
+    assert contents(tmp_path) == {"elsewhere/film.mp4": b"the original"}
+
+
 def test_cut_off_between_copy_and_unlink(inbox: Path, elsewhere: Path) -> None:
     source = source_in(inbox)
     (elsewhere / "sub").mkdir()
@@ -163,7 +191,8 @@ def test_another_file_of_that_size_and_time_is_no_copy(inbox: Path, tmp_path: Pa
     target.parent.mkdir()
     target.write_bytes(b"THE ORIGINAL")
     shutil.copystat(source, target)
-    assert copy_to(source, target) == target.with_name("film (2).mp4")
+    with Place.of(source).opened() as descriptor:
+        assert copy_to(descriptor, source, Place.of(target)).name == "film (2).mp4"
 
 
 def test_what_failed_gets_a_note_beside_it(inbox: Path) -> None:
@@ -172,6 +201,18 @@ def test_what_failed_gets_a_note_beside_it(inbox: Path) -> None:
     assert note.startswith("film.mp4 could not be restored.\n\nit is no film\n")
     assert "`invsr-daemon retry 4` tries again" in note
     assert contents(inbox).keys() == {"film.mp4", "film.mp4.error.txt"}
+
+
+def test_no_note_holds_what_steers_a_terminal(inbox: Path) -> None:
+    source = source_in(inbox, "a\n\x1b[2J.mp4")
+    ended = dataclasses.replace(row(source, "failed"), reason=f"{source} is no film")
+    tidy(ended, NOW)
+    note = (inbox / f"{source.name}.error.txt").read_text()
+    assert note.startswith("a\\n\\x1b[2J.mp4 could not be restored.\n\n")
+    assert note.count("\n") == 6
+    assert "\x1b" not in note
+    tidy(row(source, "done"), NOW)
+    assert contents(inbox).keys() == {source.name}, "it is known for a note"
 
 
 def test_no_note_if_not_asked(inbox: Path) -> None:
@@ -243,13 +284,24 @@ def foreign(name: str, path: Path) -> None:
     """Something that a note or sidecar must not replace, as its name says."""
     if name == "fifo":
         os.mkfifo(path)
+    elif name == "folder":
+        path.mkdir()
     elif name == "link":
         path.symlink_to("nowhere")
     else:
         path.write_text(name)
 
 
-FOREIGN = ["my own notes", '{"mine": true}', '{"result": "mine"}', "[1]", "[" * 10**5, "fifo", "link"]
+FOREIGN = [
+    "my own notes",
+    '{"mine": true}',
+    '{"result": "mine"}',
+    "[1]",
+    "[" * 10**5,
+    "fifo",
+    "link",
+    "folder",
+]
 
 
 def unchanged(path: Path) -> tuple[int, Identity]:
@@ -295,7 +347,8 @@ def test_a_name_that_is_no_text(inbox: Path, tmp_path: Path) -> None:
     source = source_in(inbox, os.fsdecode(b"caf\xe9\n.mp4"))
     tidy(row(source, "failed", failures={"move_to": str(tmp_path / "failed")}), NOW)
     note = source.name + ".error.txt"
-    assert b"caf\xe9" in (tmp_path / "failed" / "sub" / note).read_bytes()
+    told = (tmp_path / "failed" / "sub" / note).read_text()
+    assert told.startswith("caf\\udce9\\n.mp4 could not be restored.\n"), "no name breaks a line"
 
 
 def test_what_cannot_be_done_is_told(inbox: Path, tmp_path: Path) -> None:

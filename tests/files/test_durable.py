@@ -29,7 +29,7 @@ def test_the_first_to_end_gives_the_name_and_the_other_is_content(tmp_path: Path
 
 
 def test_without_hard_links_an_attempt_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(*_: object) -> None:
+    def unsupported(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", unsupported)

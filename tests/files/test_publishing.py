@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from invsr_daemon.errors import OutputError, OutputExistsError, ResourceError
-from invsr_daemon.files import publishing as outbox
+from invsr_daemon.files.folders import Place
 from invsr_daemon.files.publishing import Collision, Imprint, PublishPolicy, check_free, publish
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -19,25 +19,30 @@ KEY = "0123456789abcdef0123456789abcdef"
 def give(
     final: Path, content: bytes, collision: Collision = "fail", key: str = KEY, **policy: Any
 ) -> Imprint:
-    return publish(final, key, PublishPolicy(collision, **policy), lambda partial: _filled(partial, content))
+    place = Place.of(final)
+    return publish(place, key, PublishPolicy(collision, **policy), lambda file: _filled(file, content))
 
 
-def _filled(partial: Path, content: bytes) -> None:
-    partial.write_bytes(content)
+def _filled(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
+def hidden_in(folder: Path) -> Path:
+    (found,) = folder.glob(".*.part")
+    return found
 
 
 def test_the_name_appears_only_when_all_is_written(tmp_path: Path) -> None:
     final = tmp_path / "film.mp4"
 
-    def write(partial: Path) -> None:
-        partial.write_bytes(b"who")
+    def write(file: BinaryIO) -> None:
+        file.write(b"who")
+        file.flush()
         assert not final.exists()
-        assert partial.parent == final.parent, "a rename must not cross file systems"
-        assert partial.name.startswith("."), "hidden from whoever lists the outbox"
-        with partial.open("ab") as file:
-            file.write(b"le")
+        assert hidden_in(tmp_path).read_bytes() == b"who", "on the same file system, and hidden"
+        file.write(b"le")
 
-    publish(final, KEY, PublishPolicy(), write)
+    publish(Place.of(final), KEY, PublishPolicy(), write)
     assert final.read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["film.mp4"]
 
@@ -48,12 +53,12 @@ def test_folders_are_made(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    def write(partial: Path) -> None:
-        partial.write_bytes(b"part")
+    def write(file: BinaryIO) -> None:
+        file.write(b"part")
         raise RuntimeError("on the way")
 
     with pytest.raises(RuntimeError, match="on the way"):
-        publish(tmp_path / "f", KEY, PublishPolicy("overwrite"), write)
+        publish(Place.of(tmp_path / "f"), KEY, PublishPolicy("overwrite"), write)
     assert os.listdir(tmp_path) == []
 
 
@@ -68,12 +73,12 @@ def test_what_lies_there_is_not_replaced(tmp_path: Path) -> None:
 def test_nor_is_what_appears_meanwhile(tmp_path: Path) -> None:
     final = tmp_path / "film.mp4"
 
-    def write(partial: Path) -> None:
-        partial.write_bytes(b"ours")
+    def write(file: BinaryIO) -> None:
+        file.write(b"ours")
         final.write_bytes(b"theirs")
 
     with pytest.raises(OutputExistsError):
-        publish(final, KEY, PublishPolicy(), write)
+        publish(Place.of(final), KEY, PublishPolicy(), write)
     assert final.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["film.mp4"]
 
@@ -83,13 +88,13 @@ def test_a_dangling_link_has_the_name_too(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         give(tmp_path / "film.mp4", b"newer")
     with pytest.raises(OutputExistsError):
-        check_free(tmp_path / "film.mp4", "fail")
+        check_free(Place.of(tmp_path / "film.mp4"), "fail")
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_overwriting_on_request(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"older")
-    check_free(tmp_path / "film.mp4", "overwrite")
+    check_free(Place.of(tmp_path / "film.mp4"), "overwrite")
     give(tmp_path / "film.mp4", b"newer", "overwrite")
     assert (tmp_path / "film.mp4").read_bytes() == b"newer"
     assert os.listdir(tmp_path) == ["film.mp4"]
@@ -106,12 +111,12 @@ def test_overwriting_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
 def partial_name(final: Path, key: str) -> str:
     names = []
 
-    def write(partial: Path) -> None:
-        names.append(partial.name)
+    def write(_: BinaryIO) -> None:
+        names.append(hidden_in(final.parent).name)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        publish(final, key, PublishPolicy(), write)
+        publish(Place.of(final), key, PublishPolicy(), write)
     return names[0]
 
 
@@ -153,7 +158,7 @@ def test_a_full_disk_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cod
     def full(_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(outbox, "sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceError, match="full") as caught:
         give(tmp_path / "film.mp4", b"whole")
     assert caught.value.retryable
@@ -166,7 +171,7 @@ def test_an_owner_that_may_not_be_set_is_not_blamed_on_the_folder(
     def forbidden(*_: object) -> None:  # root, as whom tests may run, is allowed it
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "chown", forbidden)
+    monkeypatch.setattr(os, "fchown", forbidden)
     with pytest.raises(OutputError, match=r"results\.owner") as caught:
         give(tmp_path / "film.mp4", b"whole", owner=(0, 0))
     assert not caught.value.retryable
@@ -176,7 +181,7 @@ def test_an_owner_that_may_not_be_set_is_not_blamed_on_the_folder(
 def test_without_hard_links_a_taken_name_is_still_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unsupported(*_: object) -> None:
+    def unsupported(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", unsupported)
@@ -202,7 +207,8 @@ def test_a_result_is_recognised_by_what_was_announced(tmp_path: Path) -> None:
         assert not imprint.lies_there(), "announced before the name is given"
         announced.append(imprint)
 
-    given = publish(final, KEY, PublishPolicy("suffix"), lambda partial: _filled(partial, b"new"), announce)
+    policy = PublishPolicy("suffix")
+    given = publish(Place.of(final), KEY, policy, lambda file: _filled(file, b"new"), announce)
     assert announced[-1] == given
     assert [imprint.lies_there() for imprint in announced] == [False, True]
     Path(given.output).unlink()

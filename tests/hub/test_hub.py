@@ -20,6 +20,7 @@ import torch
 from invsr_daemon import InvSR, hub
 from invsr_daemon.errors import ModelError, ModelUnreachableError, ResourceError, UnknownModelError
 from invsr_daemon.hub import fingerprint, listing, pull, pulling, require, resolve, sources_for, verify
+from invsr_daemon.hub.remote import hub_at
 from invsr_daemon.restorers.invsr.convert import convert
 from tests.support.hubserver import Files, HubServer, base_files, predictor_files
 
@@ -404,12 +405,60 @@ def test_a_token_goes_to_the_hub_and_to_nobody_else(
     with HubServer() as server:
         server.add(BASE, published[0])
         server.add(PREDICTOR, published[1])
-        pull(NAME, convert, models_dir=models, endpoint=server.url)
+        pull(NAME, convert, models_dir=models, endpoint=server.url, send_token=True)
 
     own = {request.authorization for request in server.requests if not request.path.startswith("/stored/")}
     elsewhere = {request.authorization for request in server.requests if request.path.startswith("/stored/")}
     assert own == {"Bearer hf_made_up"}
     assert elsewhere == {None}
+
+
+@pytest.mark.parametrize("named", ["endpoint", "environment"])
+def test_no_token_goes_out_in_clear_unless_asked(
+    published: tuple[Files, Files], models: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+    told: list[str] = []
+    with HubServer() as server:
+        server.add(BASE, published[0])
+        server.add(PREDICTOR, published[1])
+        if named == "environment":
+            monkeypatch.setenv("HF_ENDPOINT", server.url)
+        endpoint = server.url if named == "endpoint" else None
+        pull(NAME, convert, models_dir=models, endpoint=endpoint, report=told.append)
+
+    assert {request.authorization for request in server.requests} == {None}
+    assert any(line.startswith(f"your token is not sent to {server.url}") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "environment", "sent"),
+    [
+        (None, None, True),
+        ("https://huggingface.co/", None, True),
+        ("https://hub.example", None, False),
+        (None, "https://hub.example", True),
+        ("https://hub.example/", "https://hub.example", True),
+        ("https://hub.example:444", "https://hub.example", False),
+        ("https://hub.example@other.example", "https://hub.example", False),
+        ("https://huggingface.co", "https://hub.example", False),
+        ("http://huggingface.co", None, False),
+        (None, "http://hub.example", False),
+    ],
+)
+def test_a_token_goes_only_where_it_belongs(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str | None, environment: str | None, sent: bool
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("HF_ENDPOINT", environment)
+
+    hub = hub_at(endpoint, "")
+
+    assert hub.gets_token is sent
+    assert (hub.withheld() is None) is sent
+    assert hub_at(endpoint, "", send_token=True).gets_token
 
 
 def test_a_gated_repository_says_how_to_get_in(

@@ -65,7 +65,7 @@ def _killer(kill_at: int, kill_on: str) -> Callable[[str, tuple[Any, ...]], None
 def _matters(event: str, arguments: tuple[Any, ...], kill_on: str) -> bool:
     if isinstance(arguments[0], int) or (event == "open" and not arguments[2] & WRITING):
         return False
-    path = os.fsdecode(arguments[0])
+    path = os.fsdecode(arguments[1] if event == "os.link" else arguments[0])
     return path.endswith(kill_on) and not any(part in path for part in PASSING)
 
 
@@ -85,7 +85,8 @@ def _fail_syncs(ends: tuple[str, ...]) -> None:
 
 
 def _stop_when_done(store_file: Path) -> None:
-    while not _all_done(store_file):
+    # A signal that comes before it is listened for would be the daemon's death.
+    while not _all_done(store_file) or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 from invsr_daemon.errors import InternalError, NoDeviceError
+from invsr_daemon.files.folders import HeldFile
 from invsr_daemon.pool.leasing import Leases
 from invsr_daemon.records import Task, VideoSettings
 from invsr_daemon.wire.events import Progress
@@ -41,7 +41,7 @@ class NoMedia:
     async def look(self, job: Job) -> Plan:
         raise InternalError("a pool in memory reads no files")
 
-    async def join(self, plan: Plan, partial: Path) -> None:
+    async def join(self, plan: Plan, hidden: HeldFile) -> None:
         raise InternalError("a pool in memory joins no files")
 
     async def check(self, settings: Sequence[VideoSettings]) -> list[str | None]:
