@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from ..errors import ConfigError, InputError, OutputError
 from ..records import Chunk, Film, Layout, StreamInfo, VideoInfo
 from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
-from .source import open_source
+from .source import open_source, packets_of
 
 # A file name's suffix, and the container it asks for.
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": "nut"}
@@ -130,8 +130,8 @@ def _holds(container: str, path: Path, stream: Stream) -> bool:
 
 def _try_packet(trial: OutputContainer, path: Path, index: int, copy: Stream) -> None:
     with open_source(path) as source:
-        packet = next(source.demux(source.streams[index]))
-        if packet.size:
+        packet = next(packets_of(source, source.streams[index]), None)
+        if packet is not None and packet.size:
             packet.stream = copy
             trial.mux_one(packet)
 
@@ -303,7 +303,7 @@ def _copied(
     if not wanted:
         return
     latest = Fraction(0)
-    for packet in source.demux(wanted):
+    for packet in packets_of(source, *wanted):
         if not packet.size or _is_gap(packet):
             continue
         if packet.dts is not None:

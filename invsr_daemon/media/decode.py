@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import cast
 
+import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..records import Chunk, VideoInfo
 from .colour import FULL, SWSCALE, swscale_matrix
-from .source import open_source
+from .source import open_source, packets_of
 
 RGB8, RGB16 = "rgb24", "rgb48le"
 
@@ -54,7 +56,12 @@ def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
     if chunk.seek is None or chunk.seek.frame == 0:
         return
     with open_source(info.path) as container:
-        container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
+        try:
+            container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
+        except (
+            av.error.FFmpegError
+        ):  # some files cannot be sought in: without an index, or with a damaged one
+            return
         first = chunk.decoded[0]
         frames = dropwhile(lambda f: f.pts is not None and f.pts < first, _frames(container, info))
         for frame, pts in zip(frames, chunk.decoded, strict=False):
@@ -73,14 +80,18 @@ def _from_beginning(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
 
 
 def _frames(container: InputContainer, info: VideoInfo) -> Iterator[VideoFrame]:
-    stream = container.streams.video[_position(container, info)]
+    stream = _stream(container, info)
     stream.thread_type = "AUTO"
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         yield from packet.decode()
 
 
-def _position(container: InputContainer, info: VideoInfo) -> int:
-    return next(i for i, stream in enumerate(container.streams.video) if stream.index == info.stream)
+def _stream(container: InputContainer, info: VideoInfo) -> VideoStream:
+    """The film's own. Raises InputError if it is not there any more, or another one."""
+    found = [stream for stream in container.streams.video if stream.index == info.stream]
+    if not found:
+        raise InputError(f"stream {info.stream}, which was there before, is not there any more")
+    return found[0]
 
 
 def _rgb(

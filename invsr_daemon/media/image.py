@@ -43,7 +43,7 @@ from .extras import (
     tiff_with,
 )
 from .names import WRITTEN_SUFFIXES
-from .source import check_regular
+from .source import TOO_MUCH_MEMORY, check_regular
 
 # Sizes are checked here, against the settings; Pillow's own limit is lower than theirs may be.
 Image.MAX_IMAGE_PIXELS = None
@@ -74,6 +74,7 @@ IMAGE_WIDTH, IMAGE_LENGTH, DNG_VERSION = 256, 257, 50706
 # What Pillow's plugins raise over damaged files.
 DAMAGE = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     AttributeError,
@@ -123,6 +124,8 @@ def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
                 return ImageInfo(path, str(image.format), width, height, depth, held, _notes(image, path))
     except UnidentifiedImageError:
         return None
+    except MemoryError as error:
+        raise InputError(TOO_MUCH_MEMORY) from error
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
 
@@ -251,6 +254,8 @@ def read_image(info: ImageInfo) -> Picture:
                 if info.depth == BITS_16:
                     return _read_deep(info, opened)
                 return _read_plain(opened)
+    except MemoryError as error:
+        raise InputError(TOO_MUCH_MEMORY) from error
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
 
@@ -270,7 +275,9 @@ def _read_plain(opened: Image.Image) -> Picture:
 def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
     demuxer = _pipe(info.path, info.format)
     with av.open(f"file:{info.path.absolute()}", format=demuxer) as container:
-        frame = next(container.decode(video=0))
+        frame = next(container.decode(video=0), None)
+    if frame is None:
+        raise InputError("the picture is damaged: it holds none that can be decoded")
     rgba = cast("NDArray[np.uint16]", frame.reformat(format="rgba64le").to_ndarray())
     pixels = _oriented(rgba, int(opened.getexif().get(ORIENTATION, 1)))
     has_alpha = frame.format.name.startswith(("rgba", "ya", "gbrap"))

@@ -21,6 +21,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from ..errors import InputError
 from ..records import SMALLEST_SIDE, Chunk, Film, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of, subsampling
 from .foreign import check_supported
-from .source import check_regular, open_source
+from .source import check_regular, open_source, packets_of
 from .whole import check_complete
 
 OPAQUE = 255
@@ -62,6 +63,7 @@ def probe_video(path: Path, max_pixels: int) -> Film:
     check_complete(path)
     with open_source(path) as container:
         video = _main_video(container)
+        _check_codec(video)
         _check_size(video.codec_context.width, video.codec_context.height, max_pixels)
         video.thread_type = "AUTO"
         others = [stream for stream in container.streams if stream.index != video.index]
@@ -78,6 +80,12 @@ def _main_video(container: InputContainer) -> VideoStream:
     return best if isinstance(best, VideoStream) and best in films else films[0]
 
 
+def _check_codec(video: VideoStream) -> None:
+    # PyAV's types do not know that a stream of an unknown codec has no context.
+    if cast("VideoCodecContext | None", video.codec_context) is None:
+        raise InputError("its video is of a codec that cannot be decoded here")
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise InputError(
@@ -90,7 +98,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _read_through(container: InputContainer, video: VideoStream, max_pixels: int) -> _Pass:
     found = _Pass()
-    for packet in container.demux():
+    packets: Iterator[Packet[Stream]] = packets_of(container)
+    for packet in packets:
         if packet.size:
             found.seconds = max(found.seconds, _end_seconds(packet))
         if packet.stream.index != video.index:

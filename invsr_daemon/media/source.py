@@ -13,13 +13,17 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar, cast
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 
 from ..errors import InputError
 from .foreign import unreadable_picture
 
+TOO_MUCH_MEMORY = "it takes more memory to read than there is for one file"
 # Containers of moving pictures. Left out on purpose: hls, dash, concat, image sequences, devices.
 DEMUXERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,nut,mxf,gxf,rm,gif,apng,ivf,"
@@ -27,6 +31,8 @@ DEMUXERS = (
     "4xm,bink,smk,vmd,avs,flic,film_cpk,mvi,viv,vivo,xmv,wsvqa,idcin,ipmovie,psxstr,str,thp,"
     "rpl,c93,mtv,filmstrip,lmlm4,lxf,anm,bfi,ea,cdxl,dsicin,paf,jv,mm,nuv,r3d,sdr2,segafilm,seq,tmv,txd"
 )
+
+S = TypeVar("S", bound=Stream)
 
 
 def check_regular(path: Path) -> os.stat_result:
@@ -62,8 +68,18 @@ def open_source(path: Path) -> Iterator[InputContainer]:
             yield container
     except (av.error.InvalidDataError, av.error.ArgumentError) as error:  # or a format that is not allowed
         raise InputError(_refusal(path)) from error
+    except MemoryError as error:  # PyAV's own is an FFmpegError, too
+        raise InputError(TOO_MUCH_MEMORY) from error
     except av.error.FFmpegError as error:
         raise InputError(f"it cannot be read: {error.strerror}") from error
+
+
+def packets_of(container: InputContainer, *streams: S) -> Iterator[Packet[S]]:
+    """What a container holds of these streams, or of all. Raises InputError."""
+    try:
+        yield from cast("Iterator[Packet[S]]", container.demux(*streams))
+    except IndexError as error:  # PyAV knows the streams that were there when it was opened
+        raise InputError("a stream begins in the middle of it, which is not supported") from error
 
 
 def _refusal(path: Path) -> str:
