@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import IO
 
 from invsr_daemon.errors import ConfigError, InputError
+from invsr_daemon.files.inputs import opened
 from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.media.decode import decode_chunk
 from invsr_daemon.media.image import read_image
+from invsr_daemon.media.source import OpenFile
 from invsr_daemon.records import ImageTask
 from invsr_daemon.settings.sections import VideoSection
 from invsr_daemon.settings.settings import Settings
@@ -153,13 +155,15 @@ def read(path: Path) -> None:
     settings = Settings(state_dir=path.parent / "state", video=video, temporal="off")
     model = settings.model_settings(Path("/model"))
     target = Target(path.parent / "out", path.stem)
-    plan = plan_job(Job(path, target, settings, model, "fingerprint", "name", PublishPolicy()))
-    task = plan.tasks[-1]  # of a film, what comes after a seek
-    if isinstance(task, ImageTask):
-        read_image(task.info)
-        return
-    for _ in decode_chunk(task.info, task.chunk):
-        pass
+    job = Job(path, target, settings, model, "fingerprint", "name", PublishPolicy())
+    with opened(path) as source:
+        file = OpenFile(path, source)
+        task = plan_job(job, file).tasks[-1]  # of a film, what comes after a seek
+        if isinstance(task, ImageTask):
+            read_image(task.info, file)
+            return
+        for _ in decode_chunk(task.info, task.chunk, file):
+            pass
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from ..jobs.workfolders import forget_loose
 from ..pool.devices import choose_devices
 from ..pool.local import LocalPool
 from ..pool.protocol import Pool
+from ..pool.reach import Reach
 from ..records import Task
 from ..settings.reading import load
 from ..settings.settings import Settings
@@ -88,9 +89,9 @@ class _Session:
         self._signals.listen()
         turns = asyncio.Semaphore(len(self._devices))
         try:
-            limits = self._settings.limits
+            limits, reach = self._settings.limits, Reach(self._settings.state_dir / "work")
             async with (
-                LocalPool(self._devices, limits.cpu_threads, limits.stall_seconds) as pool,
+                LocalPool(self._devices, limits.cpu_threads, reach, limits.stall_seconds) as pool,
                 asyncio.TaskGroup() as group,
             ):
                 for path, job in self._jobs.items():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..records import Chunk, VideoInfo
 from .colour import FULL, SWSCALE, swscale_matrix
-from .source import open_source, packets_of
+from .source import File, OpenFile, open_source, packets_of
 
 RGB8, RGB16 = "rgb24", "rgb48le"
 
@@ -31,16 +31,17 @@ class RgbFrame:
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
+def decode_chunk(info: VideoInfo, chunk: Chunk, file: OpenFile | None = None) -> Iterator[RgbFrame]:
     """Decode exactly the frames of a chunk, and of those around it that it looks at.
 
-    Seeks to the last keyframe before the chunk; where that cannot be trusted (no timestamps, or the
-    demuxer lands elsewhere), decodes from the beginning. Raises InputError if a frame is missing.
+    `file`: the film, if it is open already. Seeks to the last keyframe before the chunk; where that cannot be
+    trusted (no timestamps, or the demuxer lands elsewhere), decodes from the beginning.
+    Raises InputError if a frame is missing.
     """
     reformatter = VideoReformatter()
     delivered = 0
     for source in (_after_seek, _from_beginning):
-        for frame in source(info, chunk):
+        for frame in source(info, chunk, file or info.path):
             yield RgbFrame(chunk.decoded[delivered], _rgb(frame, info, reformatter))
             delivered += 1
         if delivered:
@@ -51,11 +52,11 @@ def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
         )
 
 
-def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
+def _after_seek(info: VideoInfo, chunk: Chunk, file: File) -> Iterator[VideoFrame]:
     """The chunk's frames after a seek; nothing at all if that lands behind its first frame."""
     if chunk.seek is None or chunk.seek.frame == 0:
         return
-    with open_source(info.path) as container:
+    with open_source(file) as container:
         try:
             container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
         except (
@@ -74,8 +75,8 @@ def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
             yield frame
 
 
-def _from_beginning(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
-    with open_source(info.path) as container:
+def _from_beginning(info: VideoInfo, chunk: Chunk, file: File) -> Iterator[VideoFrame]:
+    with open_source(file) as container:
         yield from islice(_frames(container, info), chunk.first, chunk.first + len(chunk.decoded))
 
 

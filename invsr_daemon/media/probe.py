@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -30,13 +30,19 @@ from ..errors import InputError
 from ..records import SMALLEST_SIDE, Chunk, Film, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of, subsampling
 from .foreign import check_supported
-from .source import check_regular, open_source, packets_of
+from .source import File, OpenFile, buffered, open_source, packets_of
 from .whole import check_complete
 
 OPAQUE = 255
 # Containers whose header states a duration that the packets must reach, and how far they may miss.
 STATED_DURATION = ("matroska", "mov", "flv", "asf", "avi", "nut")
 MISSING_SECONDS = 0.4
+
+Alive = Callable[[], None]
+
+
+def silent() -> None:
+    """For nobody to hear."""
 
 
 @dataclass
@@ -52,23 +58,24 @@ class _Pass:
     first: VideoFrame | None = None
 
 
-def probe_video(path: Path, max_pixels: int) -> Film:
-    """Decode the film once and describe it.
+def probe_video(file: File, max_pixels: int, alive: Alive = silent) -> Film:
+    """Decode the film once and describe it; `alive` is called for each frame.
 
     Raises InputError if it is no film, damaged, cut off, without frames, or larger than
     `max_pixels` per frame.
     """
-    check_regular(path)
-    check_supported(path)
-    check_complete(path)
-    with open_source(path) as container:
+    with buffered(file) as content:
+        check_supported(content)
+        check_complete(content)
+    with open_source(file) as container:
         video = _main_video(container)
         _check_codec(video)
         _check_size(video.codec_context.width, video.codec_context.height, max_pixels)
         video.thread_type = "AUTO"
         others = [stream for stream in container.streams if stream.index != video.index]
-        found = _read_through(container, video, max_pixels)
+        found = _read_through(container, video, max_pixels, alive)
         _check_whole(container, video, found)
+        path = file.path if isinstance(file, OpenFile) else file
         return _described(path, container, video, others, found)
 
 
@@ -96,7 +103,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise InputError(f"its frames of {width}x{height} are smaller than {SMALLEST_SIDE}x{SMALLEST_SIDE}")
 
 
-def _read_through(container: InputContainer, video: VideoStream, max_pixels: int) -> _Pass:
+def _read_through(container: InputContainer, video: VideoStream, max_pixels: int, alive: Alive) -> _Pass:
     found = _Pass()
     packets: Iterator[Packet[Stream]] = packets_of(container)
     for packet in packets:
@@ -123,6 +130,7 @@ def _read_through(container: InputContainer, video: VideoStream, max_pixels: int
                     f"its frame size changes at frame {len(found.raw_pts)}, which is not supported"
                 )
             found.raw_pts.append(frame.pts)
+            alive()
             found.last_duration = frame.duration or found.last_duration
     if found.first is None:
         raise InputError("it holds no frame that can be decoded")

@@ -7,14 +7,17 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..confinement import Allowed
 from ..errors import WorkerLostError
+from ..wire.descriptors import VARIABLE, send_descriptor
 from ..wire.events import Progress, error_of
 
 T = TypeVar("T")
@@ -49,6 +52,7 @@ class Process:
     stdout: asyncio.StreamReader
     last_words: list[str]
     listener: asyncio.Task[None]
+    channel: socket.socket
 
 
 class Child:
@@ -57,8 +61,6 @@ class Child:
     It is killed if it says nothing for `stall_seconds`; with None it may be silent for ever.
     """
 
-    silence = "made no progress"  # how a killed process is described
-
     def __init__(self, name: str, module: str, arguments: Sequence[str], stall_seconds: float | None) -> None:
         self.name = name
         self._command = (module, *arguments)
@@ -66,14 +68,31 @@ class Child:
         self._process: Process | None = None
         self._context = Context()
 
-    async def ask(self, line: str, progress: Progress) -> Any:
-        """The answer to a request. Raises what the process reports; WorkerLostError if it dies or stalls.
+    @property
+    def silence(self) -> str:
+        """How a process that was killed for it is described."""
+        return "made no progress"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a new process finds set in its environment."""
+        return {}
+
+    @property
+    def allowed(self) -> Allowed | None:
+        """What a new process is confined to from its beginning; None if it sees to that itself."""
+        return None
+
+    async def ask(self, line: str, progress: Progress, descriptor: int | None = None) -> Any:
+        """The answer to a request; `descriptor`, the open file that it is about, goes along.
+
+        Raises what the process reports; WorkerLostError if it dies or stalls.
 
         The process is killed if this is cancelled, or if `progress` raises: it would go on otherwise, and its
         late answer would be taken for the next one's.
         """
         try:
-            event = await self._last_event(line, progress)
+            event = await self._last_event(line, progress, descriptor)
         except BaseException:
             await self.kill()
             raise
@@ -81,10 +100,11 @@ class Child:
             raise error_of(event)
         return event["answer"]
 
-    async def _last_event(self, line: str, progress: Progress) -> dict[str, Any]:
+    async def _last_event(self, line: str, progress: Progress, descriptor: int | None) -> dict[str, Any]:
         self._context = copy_context()  # the log lines of the process now belong to this job
         process = await self._living()
         try:
+            send_descriptor(process.channel, descriptor)
             process.stdin.write(line.encode())
             await self._unless_stalled(process, process.stdin.drain)
         except ConnectionError as error:
@@ -113,6 +133,7 @@ class Child:
         except TimeoutError:
             _kill(process)
             await process.handle.wait()
+        process.channel.close()
         await process.listener
 
     async def kill(self) -> None:
@@ -130,22 +151,33 @@ class Child:
         return self._process
 
     async def _started(self) -> Process:
-        handle = await asyncio.create_subprocess_exec(
+        channel, theirs = socket.socketpair()
+        try:
+            with theirs:
+                handle = await self._spawned(theirs)
+        except BaseException:
+            channel.close()
+            raise
+        assert handle.stdin is not None
+        assert handle.stdout is not None
+        assert handle.stderr is not None
+        words: list[str] = []
+        listener = asyncio.create_task(self._listen(handle.stderr, words))
+        return Process(handle, handle.stdin, handle.stdout, words, listener, channel)
+
+    async def _spawned(self, channel: socket.socket) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "invsr_daemon.workers.serving", str(os.getpid())),
+            "" if self.allowed is None else self.allowed.line(),
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
             start_new_session=True,  # a terminal's Ctrl-C is the parent's to answer
-            env=ENVIRONMENT | os.environ,
+            env={**ENVIRONMENT, **os.environ, **self.environment, VARIABLE: str(channel.fileno())},
+            pass_fds=(channel.fileno(),),
         )
-        assert handle.stdin is not None
-        assert handle.stdout is not None
-        assert handle.stderr is not None
-        words: list[str] = []
-        listener = asyncio.create_task(self._listen(handle.stderr, words))
-        return Process(handle, handle.stdin, handle.stdout, words, listener)
 
     async def _event(self, process: Process) -> dict[str, Any]:
         line = await self._unless_stalled(process, process.stdout.readline)
@@ -176,6 +208,7 @@ class Child:
     async def _lost(self, process: Process) -> WorkerLostError:
         self._process = None
         code = await process.handle.wait()
+        process.channel.close()
         await process.listener
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         words = " | ".join(process.last_words)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
+from ..confinement import NO_LANDLOCK, landlock_version
 from ..wire.plans import Priority
 from .leasing import Leases
 from .media import MediaProcesses
 from .protocol import Worker
+from .reach import Reach
 from .worker import WorkerProcess
+
+log = logging.getLogger(__name__)
 
 
 class LocalPool:
     """Worker processes on devices of this machine. One that dies is replaced when it is next asked."""
 
-    def __init__(self, devices: tuple[str, ...], threads: int, stall_seconds: float | None = None) -> None:
-        self.media = MediaProcesses(stall_seconds)
-        self._leases = Leases(WorkerProcess(device, threads, stall_seconds) for device in devices)
+    def __init__(
+        self, devices: tuple[str, ...], threads: int, reach: Reach, stall_seconds: float | None = None
+    ) -> None:
+        self.media = MediaProcesses(stall_seconds, reach.inbox)
+        self._leases = Leases(WorkerProcess(device, threads, reach, stall_seconds) for device in devices)
 
     async def __aenter__(self) -> Self:
+        if not landlock_version():
+            log.warning(NO_LANDLOCK)
         return self
 
     async def __aexit__(self, *exception: object) -> None:

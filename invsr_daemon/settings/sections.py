@@ -146,6 +146,7 @@ class LimitsSection(Section):
     max_input_pixels: int = Field(50_000_000, ge=64)
     max_output_pixels: int = Field(400_000_000, ge=64)
     cpu_threads: int = Field(0, ge=0, le=1024)
+    max_memory: ByteSize = Field(ByteSize(6 * 1024**3), ge=256 * 1024**2)
     worker_deaths: int = Field(3, ge=1, le=100)
     stall_seconds: float = Field(900, ge=1)
     min_free_space: ByteSize = ByteSize(2 * 1024**3)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import errors
-from ..errors import InvsrError
+from ..errors import InternalError, InvsrError
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +41,16 @@ def event_of(answer: Callable[[str, Progress], Any], line: str, progress: Progre
     try:
         return {"event": "done", "answer": answer(line, progress)}
     except InvsrError as error:
-        return {"event": "failed", "kind": type(error).__name__, "message": str(error)}
+        return failed_event(error)
     except Exception as error:
         log.error("unexpected %s: %s (%s)", type(error).__name__, error, _short_stack(error))
         message = f"unexpected {type(error).__name__}: {error} (please report this with the log)"
-        return {"event": "failed", "kind": "InternalError", "message": message}
+        return failed_event(InternalError(message))
+
+
+def failed_event(error: InvsrError) -> dict[str, Any]:
+    """What a process says if a request ended with an error."""
+    return {"event": "failed", "kind": type(error).__name__, "message": str(error)}
 
 
 def _short_stack(error: Exception) -> str:

@@ -24,6 +24,7 @@ from invsr_daemon.daemon.progress import Rate
 from invsr_daemon.daemon.watch import Announcer
 from invsr_daemon.pool import devices
 from invsr_daemon.pool.local import LocalPool
+from invsr_daemon.pool.reach import Reach
 from invsr_daemon.settings.reading import load
 from invsr_daemon.store.status import DaemonStatus
 from invsr_daemon.store.store import STORE_FILE, Store
@@ -711,7 +712,7 @@ def test_a_worker_is_not_silent_before_it_has_something_to_do(site: Site, manage
         site.state.mkdir(parents=True)
         rate, notifier = Rate(), Notifier.from_environment()
         announcer = Announcer(site.state, notifier, rate)
-        pool = LocalPool(("cpu",), 0)
+        pool = LocalPool(("cpu",), 0, Reach(site.state / "work"))
 
         def tell() -> None:
             announcer.tell(
