@@ -46,6 +46,7 @@ from .extras import (
     tiff_with,
 )
 from .names import WRITTEN_SUFFIXES
+from .sizes import most_picture_bytes
 from .source import NO_PROTOCOL, TOO_MUCH_MEMORY, File, OpenFile, buffered, reading
 
 # Sizes are checked here, against the settings; Pillow's own limit is lower than theirs may be.
@@ -111,16 +112,21 @@ class Picture:
 def probe_image(file: File, max_pixels: int) -> ImageInfo | None:
     """What a picture's file says of it; None if it is no picture of these formats, or moves (GIF, AVIF).
 
-    Raises InputError if it is too large or small, animated, or has several pages.
+    Raises InputError if it is too large or small, animated, has several pages, or many more bytes than such a
+    picture needs. A file that is too long for any picture of `max_pixels` is taken for none.
     """
     path = file.path if isinstance(file, OpenFile) else file
     try:
         with warnings.catch_warnings(), buffered(file) as content:
             warnings.simplefilter("ignore")  # damage is raised
+            length = content.seek(0, os.SEEK_END)
+            if length > most_picture_bytes(max_pixels):  # some are read into memory whole, to be opened
+                return None
             with Image.open(content, formats=_formats(path, content)) as image:
                 if image.format in FILM_FORMATS and _pages(image) > 1:
                     return None
                 _check(image, max_pixels)
+                _check_length(image, length)
                 width, height = _upright_size(image)
                 depth = _depth(image, file)
                 held = _held(image)
@@ -173,6 +179,12 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise InputError("it is animated or has several pages, which is not supported")
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise InputError("it has 32 bits per channel, which is not supported")
+
+
+def _check_length(image: Image.Image, length: int) -> None:
+    width, height = image.size
+    if length > most_picture_bytes(width * height):
+        raise InputError(f"its {length} bytes are far more than a picture of {width}x{height} can need")
 
 
 def _depth(image: Image.Image, file: File) -> int:

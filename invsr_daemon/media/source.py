@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,18 +48,26 @@ class OpenFile:
     descriptor: int
 
 
+Heard = Callable[[int], None]
+
+
+def unheard(count: int) -> None:
+    """Of no interest."""
+
+
 # A path is opened for one call alone, and no link is followed.
 File = Path | OpenFile
 S = TypeVar("S", bound=Stream)
 
 
 class Reader(io.RawIOBase):
-    """Reads a descriptor at a place of its own: several may read it at once."""
+    """Reads a descriptor at a place of its own: several may read it at once. `heard`: told of bytes read."""
 
-    def __init__(self, file: OpenFile) -> None:
+    def __init__(self, file: OpenFile, heard: Heard = unheard) -> None:
         self.name = str(file.path)
         self._descriptor = file.descriptor
         self._position = 0
+        self._heard = heard
 
     def readable(self) -> bool:
         return True
@@ -74,6 +82,7 @@ class Reader(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         count = os.preadv(self._descriptor, [buffer], self._position)
         self._position += count
+        self._heard(count)
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -88,13 +97,16 @@ class Reader(io.RawIOBase):
 
 
 @contextmanager
-def reading(file: File) -> Iterator[Reader]:
-    """A file's content. Raises InputError if it is a path of no regular file with something in it."""
+def reading(file: File, heard: Heard = unheard) -> Iterator[Reader]:
+    """A file's content; `heard` is told of bytes read.
+
+    Raises InputError if it is a path of no regular file with something in it.
+    """
     if isinstance(file, OpenFile):
-        yield Reader(file)
+        yield Reader(file, heard)
         return
     with opened(file) as descriptor:
-        yield Reader(OpenFile(file, descriptor))
+        yield Reader(OpenFile(file, descriptor), heard)
 
 
 @contextmanager
@@ -105,9 +117,12 @@ def buffered(file: File) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def open_source(file: File) -> Iterator[InputContainer]:
-    """An input container. FFmpeg's errors inside the block become InputError."""
-    with reading(file) as reader:
+def open_source(file: File, heard: Heard = unheard) -> Iterator[InputContainer]:
+    """An input container; `heard` is told of bytes read.
+
+    FFmpeg's errors inside the block become InputError.
+    """
+    with reading(file, heard) as reader:
         try:
             with av.open(
                 reader,

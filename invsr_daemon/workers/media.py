@@ -31,8 +31,9 @@ from ..media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
 from ..media.encode import chunk_suffix, film_losses, film_size
 from ..media.image import SUFFIX, check_side, image_format, picture_losses, probe_image
 from ..media.names import WRITTEN_SUFFIXES
-from ..media.probe import Alive, plan_chunks, probe_video, silent
-from ..media.source import OpenFile
+from ..media.probe import Alive, Length, plan_chunks, probe_video, silent
+from ..media.sizes import check_file
+from ..media.source import TOO_MUCH_MEMORY, OpenFile
 from ..media.trial import encoding_problem
 from ..media.verify import verify_film, verify_picture
 from ..records import Identity, ImageInfo, ImageSettings, ImageTask, VideoTask, output_size
@@ -53,13 +54,16 @@ DECISIVE_PACKAGES = ("torch", "diffusers", "av", "pillow")
 def answer(line: str, source: int | None, progress: Progress) -> Any:
     """What a request asks for, about the open file `source`. Raises InvsrError."""
     request = parse_request(line)
-    match request:
-        case Look():
-            return plain(_looked(request.job, _needed(source), progress))
-        case Join():
-            return _joined(request.plan, _needed(source), request.partial)
-        case Check():  # nothing of a stranger's
-            return [encoding_problem(each) for each in request.settings]
+    try:
+        match request:
+            case Look():
+                return plain(_looked(request.job, _needed(source), progress))
+            case Join():
+                return _joined(request.plan, _needed(source), request.partial)
+            case Check():  # nothing of a stranger's
+                return [encoding_problem(each) for each in request.settings]
+    except MemoryError as error:
+        raise InputError(TOO_MUCH_MEMORY) from error
 
 
 def _needed(source: int | None) -> int:
@@ -105,6 +109,7 @@ def own_file(path: Path) -> Iterator[int]:
 def plan_job(job: Job, file: OpenFile, alive: Alive = silent) -> Plan:
     """Look at a job's input; `alive` is called for each new frame. Raises InputError, ConfigError."""
     identity = Identity.of(check_regular(file.descriptor))
+    check_file(file.descriptor, job.settings.limits.max_input_size)
     image = probe_image(file, job.settings.limits.max_input_pixels)
     if image is None:
         return _plan_film(job, identity, file, alive)
@@ -128,9 +133,11 @@ def _tiling_version(job: Job) -> dict[str, str]:
 
 def _plan_film(job: Job, identity: Identity, file: OpenFile, alive: Alive) -> Plan:
     settings = job.settings
-    film = probe_video(file, settings.limits.max_input_pixels, alive)
+    limits = settings.limits
+    most = Length(limits.max_frames, limits.max_duration)
+    film = probe_video(file, limits.max_input_pixels, alive, most)
     video = settings.video_settings()
-    _check_output(*film_size(film.info, video, job.model.scale), settings.limits.max_output_pixels)
+    _check_output(*film_size(film.info, video, job.model.scale), limits.max_output_pixels)
     layout = plan_layout(film.info, _container(job), video.codec, file)
     key = _key(job, identity, video, layout, settings.video.chunk_frames)
     work, suffix = _work_folder(job, key), chunk_suffix(video.codec)

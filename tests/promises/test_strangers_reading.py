@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.slow  # starts processes, or computes for long
 # Longer by hand: INVSR_ATTACK_SECONDS=60.
 SECONDS = float(os.environ.get("INVSR_ATTACK_SECONDS", "5"))
 RED, BLUE = (200, 20, 20), (20, 20, 200)
-FLIPS = 2000  # between two new files
+NAMES = 4  # of files, and of folders, that flip
 
 
 @pytest.fixture
@@ -69,36 +70,38 @@ class _Attack:
         self._inbox = site.inbox
         self._red = red
         self._private = site.path / "private"
-        self._flip_file = Exchange(site.inbox / "a.png", site.inbox / ".a")
-        self._flip_folder = Exchange(site.inbox / "sub", site.inbox / ".sub")
-        self._round = 0
+        self._names = [f"{number}.png" for number in range(NAMES)]
+        self._folders = [f"sub{number}" for number in range(NAMES)]
+        self._flips = [
+            Exchange(site.inbox / name, site.inbox / f".{name}") for name in (*self._names, *self._folders)
+        ]
+        self._turned = False
 
-    def prepare(self) -> None:
-        (self._inbox / ".a").symlink_to(self._private / "a.png")
-        (self._inbox / ".sub").symlink_to(self._private)
-        (self._inbox / "sub").mkdir()
-        self._drop(self._inbox / "a.png")
-        self._drop(self._inbox / "sub/a.png")
+    def begin(self) -> None:
+        """Lay out links beside what they will be exchanged for."""
+        for name in self._names:
+            (self._inbox / f".{name}").symlink_to(self._private / "a.png")
+        for name in self._folders:
+            (self._inbox / f".{name}").symlink_to(self._private)
+            (self._inbox / name).mkdir()
 
     def __call__(self) -> None:
-        for _ in range(FLIPS):
-            self._flip_file()
-            self._flip_folder()
-        self._flip_until_files()
-        time.sleep(0.1)  # they are found while nothing moves
-        self._round += 1
-        if self._round % 10 == 0:
-            self._drop(self._inbox / "a.png")
-            self._drop(self._inbox / "sub/a.png")
+        for name in (*self._names, *(f"{folder}/a.png" for folder in self._folders)):
+            self._drop(self._inbox / name)
+        ends = time.monotonic() + 2.5
+        while time.monotonic() < ends:
+            time.sleep(random.uniform(0.01, 0.06))  # between a look and the next one, and back
+            self._turn()
+        if self._turned:  # into the private folder nothing can be dropped
+            self._turn()
 
-    def _flip_until_files(self) -> None:
-        if (self._inbox / "a.png").is_symlink():
-            self._flip_file()
-        if (self._inbox / "sub").is_symlink():
-            self._flip_folder()
+    def _turn(self) -> None:
+        for flip in self._flips:
+            flip()
+        self._turned = not self._turned
 
     def _drop(self, path: Path) -> None:
-        hidden = path.with_name(".new")
+        hidden = self._inbox / ".new"
         hidden.write_bytes(self._red)
         hidden.replace(path)
 
@@ -110,16 +113,8 @@ def test_no_private_picture_is_ever_published(folder: Path) -> None:
     with site.daemon(*as_service()):
         site.drop(folder / "red.png", "warm.png")
         site.wait_for("warm.png", "done")
-        ready: list[None] = []
-
-        def attacking() -> None:
-            if not ready:
-                attack.prepare()
-                ready.append(None)
-            attack()
-
-        with stranger(attacking):
+        with stranger(attack, attack.begin):
             time.sleep(SECONDS)
     results = [path for path in site.outbox.rglob("*.png") if not path.name.startswith(".")]
-    assert site.jobs_of("a.png"), "the service saw what was dropped"
+    assert len(site.jobs()) > NAMES, "the service saw what was dropped"
     assert not [path for path in results if _is_blue(path)]

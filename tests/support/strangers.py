@@ -50,7 +50,7 @@ def _shut_folder(path: Path) -> Path | None:
 
 
 @contextmanager
-def stranger(work: Callable[[], None]) -> Iterator[None]:
+def stranger(work: Callable[[], None], begin: Callable[[], None]) -> Iterator[None]:
     """Let another user do something over and over, in a process, for as long as the block takes."""
     process = os.fork()
     if process == 0:
@@ -59,6 +59,7 @@ def stranger(work: Callable[[], None]) -> Iterator[None]:
             os.setresgid(STRANGER, STRANGER, STRANGER)
             os.setresuid(STRANGER, STRANGER, STRANGER)
             os.umask(0o007)
+            begin()
             while True:
                 work()
         except BaseException as error:
