@@ -45,6 +45,7 @@ from .extras import (
     save_options,
     tiff_with,
 )
+from .foreign import unreadable_picture
 from .names import WRITTEN_SUFFIXES
 from .sizes import most_picture_bytes
 from .source import NO_PROTOCOL, TOO_MUCH_MEMORY, File, OpenFile, buffered, reading
@@ -121,7 +122,7 @@ def probe_image(file: File, max_pixels: int) -> ImageInfo | None:
             warnings.simplefilter("ignore")  # damage is raised
             length = content.seek(0, os.SEEK_END)
             if length > most_picture_bytes(max_pixels):  # some are read into memory whole, to be opened
-                return None
+                return _too_long_for_a_picture(content, length)
             with Image.open(content, formats=_formats(path, content)) as image:
                 if image.format in FILM_FORMATS and _pages(image) > 1:
                     return None
@@ -179,6 +180,13 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise InputError("it is animated or has several pages, which is not supported")
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise InputError("it has 32 bits per channel, which is not supported")
+
+
+def _too_long_for_a_picture(content: IO[bytes], length: int) -> None:
+    """Raise InputError if it begins like one that is no film."""
+    content.seek(0)
+    if kind := unreadable_picture(content):
+        raise InputError(f"its {length} bytes are more than a {kind} within limits.max_input_pixels can need")
 
 
 def _check_length(image: Image.Image, length: int) -> None:

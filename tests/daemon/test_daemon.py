@@ -640,7 +640,7 @@ def test_a_film_that_media_processes_hang_over_fails_alone(site: Site) -> None:
             site.wait_for("text.mp4", "failed")
             assert stop(process) == 0
     (row,), (other,) = site.jobs_of("film.mp4"), site.jobs_of("text.mp4")
-    hung = "the media process has read and written nothing for 5 s and was killed (limits.stall_seconds)"
+    hung = "the media process has found nothing new for 5 s and was killed (limits.stall_seconds)"
     assert row.reason == f"2 processes died of it; the last: {hung}"
     assert f"attempt 1 of 2: {hung}" in site.log
     assert other.reason is not None

@@ -66,7 +66,7 @@ def test_a_file_that_is_all_there_is_not_sparse(tmp_path: Path) -> None:
 
 def test_the_size_of_an_input_is_limited(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    with pytest.raises(InputError, match="limits.max_input_size"):
+    with pytest.raises(InputError, match=r"limits\.max_input_size"):
         planned(path, max_input_size=path.stat().st_size - 1)
     assert planned(path, max_input_size=path.stat().st_size).frames == 1
 
@@ -74,15 +74,15 @@ def test_the_size_of_an_input_is_limited(tmp_path: Path) -> None:
 def test_frames_and_duration_of_a_film_are_limited(tmp_path: Path) -> None:
     make_film(tmp_path / "a.mp4", pts=range(0, 400, 40))
     assert planned(tmp_path / "a.mp4", max_frames=10, max_duration=15).frames == 10
-    with pytest.raises(InputError, match="limits.max_frames"):
+    with pytest.raises(InputError, match=r"limits\.max_frames"):
         planned(tmp_path / "a.mp4", max_frames=9)
-    with pytest.raises(InputError, match="limits.max_duration"):
+    with pytest.raises(InputError, match=r"limits\.max_duration"):
         planned(tmp_path / "a.mp4", max_duration=10)
 
 
 def test_a_film_that_does_not_say_how_long_it_is_is_limited_too(tmp_path: Path) -> None:
     make_film(tmp_path / "a.h264", pts=range(10))
-    with pytest.raises(InputError, match="limits.max_frames"):
+    with pytest.raises(InputError, match=r"limits\.max_frames"):
         planned(tmp_path / "a.h264", max_frames=9)
 
 
@@ -96,7 +96,9 @@ def test_a_padded_picture_is_refused(tmp_path: Path, name: str, monkeypatch: pyt
         file.write(bytes(24 * 32 * sizes.PIXEL_BYTES + 4096))
     with pytest.raises(InputError, match="far more than a picture of 32x24"):
         probe_image(path, 10**6)
-    assert probe_image(path, 24 * 32) is None, "it is longer than any picture may be"
+    if path.suffix != ".avif":  # which may be a film
+        with pytest.raises(InputError, match="can need"):
+            probe_image(path, 24 * 32 - 1)
 
 
 def test_bytes_without_a_new_frame_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
