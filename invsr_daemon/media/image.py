@@ -122,7 +122,8 @@ def probe_image(file: File, max_pixels: int) -> ImageInfo | None:
             warnings.simplefilter("ignore")  # damage is raised
             length = content.seek(0, os.SEEK_END)
             if length > most_picture_bytes(max_pixels):  # some are read into memory whole, to be opened
-                return _too_long_for_a_picture(content, length)
+                _refuse_as_picture(content, length)
+                return None
             with Image.open(content, formats=_formats(path, content)) as image:
                 if image.format in FILM_FORMATS and _pages(image) > 1:
                     return None
@@ -182,7 +183,7 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise InputError("it has 32 bits per channel, which is not supported")
 
 
-def _too_long_for_a_picture(content: IO[bytes], length: int) -> None:
+def _refuse_as_picture(content: IO[bytes], length: int) -> None:
     """Raise InputError if it begins like one that is no film."""
     content.seek(0)
     if kind := unreadable_picture(content):
