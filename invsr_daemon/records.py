@@ -212,24 +212,32 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class VideoTask:
-    """One chunk of a film for a worker: decode, restore, encode into `output`."""
+    """One chunk of a film for a worker: decode, restore, encode into `output`.
+
+    `identity`: what the film was when it was looked at.
+    """
 
     info: VideoInfo
     chunk: Chunk
     model: ModelSettings
     video: VideoSettings
     output: Path
+    identity: Identity | None = None
     kind: Literal["video"] = "video"
 
 
 @dataclass(frozen=True)
 class ImageTask:
-    """One picture for a worker: read, restore, write into `output`."""
+    """One picture for a worker: read, restore, write into `output`.
+
+    `identity`: what the picture was when it was looked at.
+    """
 
     info: ImageInfo
     model: ModelSettings
     image: ImageSettings
     output: Path
+    identity: Identity | None = None
     kind: Literal["image"] = "image"
 
 

@@ -21,6 +21,7 @@ from ..jobs.workfolders import forget_loose, make_state_folder
 from ..pool.devices import choose_devices
 from ..pool.local import LocalPool
 from ..pool.protocol import Pool
+from ..pool.reach import Reach
 from ..records import Task
 from ..settings.reading import load
 from ..settings.settings import Settings
@@ -92,10 +93,10 @@ class _Session:
         self._signals.listen()
         turns = asyncio.Semaphore(len(self._devices))
         try:
-            limits = self._settings.limits
+            limits, reach = self._settings.limits, Reach(self._settings.state_dir / "work")
             async with (
                 LocalPool(
-                    self._devices, limits.cpu_threads, limits.stall_seconds, patience=DEVICE_SECONDS
+                    self._devices, limits.cpu_threads, reach, limits.stall_seconds, patience=DEVICE_SECONDS
                 ) as pool,
                 asyncio.TaskGroup() as group,
             ):

@@ -20,6 +20,7 @@ from ..jobs.workfolders import make_state_folder
 from ..pool.devices import choose_devices
 from ..pool.local import LocalPool
 from ..pool.protocol import Pool
+from ..pool.reach import Reach
 from ..settings.folders import Folders
 from ..settings.settings import Settings
 from ..store.reading import Reading
@@ -107,7 +108,8 @@ class Daemon:
                 devices = await asyncio.to_thread(choose_devices, settings.devices, settings.workers)
                 self._notifier.watchdog()  # trying encoders may take as long as finding devices
                 limits = settings.limits
-                async with LocalPool(devices, limits.cpu_threads, limits.stall_seconds) as pool:
+                reach = Reach(settings.state_dir / "work", settings.inbox and settings.inbox.absolute())
+                async with LocalPool(devices, limits.cpu_threads, reach, limits.stall_seconds) as pool:
                     await require_encoders(settings, pool.media)
                     pruning = group.create_task(self._retention().run())
                     await self._serve(pool, inbox, devices)

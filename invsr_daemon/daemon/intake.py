@@ -98,6 +98,7 @@ def runner_job(row: JobRow, now: Settings) -> Job:
         policy=publish_policy(settings),
         priority=(-row.priority, 0 if row.kind == "image" else 1, row.id),
         subfolder=subfolder_of(row.id),
+        identity=row.identity,
     )
 
 

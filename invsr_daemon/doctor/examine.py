@@ -16,7 +16,7 @@ from .encoders import check_encoders
 from .findings import AS_SERVICE, DoctorCheck, Finding, Say
 from .folders import check_folders, check_free_space, check_hard_links, check_moves
 from .inotify import check_inotify
-from .machine import check_devices, check_open_files, check_python, check_torch
+from .machine import check_confinement, check_devices, check_open_files, check_python, check_torch
 from .models import check_models
 from .service import check_daemon, check_service
 
@@ -49,6 +49,7 @@ def checks(settings: Settings) -> dict[str, DoctorCheck]:
         "torch": check_torch,
         **{name: partial(check, settings) for name, check in of_settings.items()},
         "open files": check_open_files,
+        "confinement": check_confinement,
         "service": check_service,
     }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import __version__
+from ..confinement import NO_LANDLOCK, landlock_version
 from ..errors import ConfigError
 from ..pool.devices import ACCELERATOR_NODES, choose_devices
 from ..settings.settings import Settings
@@ -101,6 +102,14 @@ def _last_words(code: int, err: IO[str]) -> str:
     words = [line.strip() for line in err if line.strip()]
     how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     return f"{words[-1]} ({how})" if words else how
+
+
+def check_confinement() -> Iterator[Finding]:
+    version = landlock_version()
+    if version:
+        yield Finding("OK", "confinement", f"Landlock, version {version}")
+    else:
+        yield Finding("WARN", "confinement", NO_LANDLOCK, "see docs/confinement.md")
 
 
 def check_open_files() -> Iterator[Finding]:

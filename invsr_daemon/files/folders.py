@@ -183,13 +183,13 @@ class HeldFile:
         return cls(place, found.st_dev, found.st_ino)
 
     @contextmanager
-    def writable(self) -> Iterator[Path]:
-        """A path, for libraries, that is this very file while the block lasts. Raises OSError."""
+    def opened(self) -> Iterator[int]:
+        """A descriptor of this very file, for reading and writing. Raises OSError."""
         with self.place.opened(os.O_RDWR) as descriptor:
             found = os.fstat(descriptor)
             if (found.st_dev, found.st_ino) != (self.device, self.inode):
                 raise OSError(errno.ESTALE, "the hidden file was exchanged for another one")
-            yield Path(path_of(descriptor))
+            yield descriptor
 
 
 def path_of(descriptor: int) -> str:

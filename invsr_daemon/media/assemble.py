@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from ..errors import ConfigError, InputError, OutputError
 from ..records import Chunk, Film, Layout, StreamInfo, VideoInfo
 from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
-from .source import open_source
+from .source import File, OpenFile, open_source, packets_of
 
 # A file name's suffix, and the container it asks for.
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": "nut"}
@@ -45,18 +45,18 @@ class ChunkFile:
     path: Path
 
 
-def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264") -> Layout:
+def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264", file: OpenFile | None = None) -> Layout:
     """The container for a film that is encoded with `codec`, and what of the source it can hold.
 
     `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all else
     becomes MP4) unless the codec is at home elsewhere, or more would be lost there than in Matroska, which
-    holds nearly everything.
+    holds nearly everything. `file`: the source, if it is open already.
     Raises ConfigError for an unknown container, or one that cannot hold the codec.
     """
     check_container(wanted, codec)
-    with open_source(info.path) as source:
+    with open_source(file or info.path) as source:
         candidates = [wanted] if wanted != "auto" else _candidates(_native(source), codec)
-        layouts = [_layout(info, source, each) for each in candidates]
+        layouts = [_layout(info, file or info.path, source, each) for each in candidates]
     return max(layouts, key=lambda layout: len(layout.copied))  # the first of the best
 
 
@@ -89,12 +89,12 @@ def _native(source: InputContainer) -> str:
     return "mov" if source.metadata.get("major_brand", "").strip() == "qt" else "mp4"
 
 
-def _layout(info: VideoInfo, source: InputContainer, container: str) -> Layout:
+def _layout(info: VideoInfo, file: File, source: InputContainer, container: str) -> Layout:
     copied, notes = [], []
     for stream in source.streams:
         if stream.index == info.stream:
             continue
-        if _holds(container, info.path, stream):
+        if _holds(container, file, stream):
             copied.append(stream.index)
         elif not _is_chapter_list(source, stream):
             described = _described(info.others, stream.index)
@@ -113,7 +113,7 @@ def _is_chapter_list(source: InputContainer, stream: Stream) -> bool:
     return stream.type == "data" and stream.discard == Discard.all and bool(source.chapters())
 
 
-def _holds(container: str, path: Path, stream: Stream) -> bool:
+def _holds(container: str, file: File, stream: Stream) -> bool:
     """Whether a muxer takes a stream: it is asked, by writing a header, and some sound, into memory."""
     if isinstance(stream, AttachmentStream):
         return container == "mkv"
@@ -122,23 +122,28 @@ def _holds(container: str, path: Path, stream: Stream) -> bool:
             copy = trial.add_stream_from_template(stream, opaque=True)
             trial.start_encoding()
             if stream.type == "audio":  # some mistakes show only with the first packet
-                _try_packet(trial, path, stream.index, copy)
+                _try_packet(trial, file, stream.index, copy)
     except (av.error.FFmpegError, InputError, ValueError, NotImplementedError):
         return False
     return True
 
 
-def _try_packet(trial: OutputContainer, path: Path, index: int, copy: Stream) -> None:
-    with open_source(path) as source:
-        packet = next(source.demux(source.streams[index]))
-        if packet.size:
+def _try_packet(trial: OutputContainer, file: File, index: int, copy: Stream) -> None:
+    with open_source(file) as source:
+        packet = next(packets_of(source, source.streams[index]), None)
+        if packet is not None and packet.size:
             packet.stream = copy
             trial.mux_one(packet)
 
 
-def assemble(film: Film, chunks: Sequence[ChunkFile], layout: Layout, output: Path) -> None:
-    """Write the whole film into `output`. Raises OutputError or ResourceError if it cannot be written."""
-    with open_source(film.info.path) as source:
+def assemble(
+    film: Film, chunks: Sequence[ChunkFile], layout: Layout, output: Path, file: OpenFile | None = None
+) -> None:
+    """Write the whole film into `output`. `file`: the source, if it is open already.
+
+    Raises OutputError or ResourceError if it cannot be written.
+    """
+    with open_source(file or film.info.path) as source:
         try:
             _write(film, chunks, layout, source, output)
         except av.error.FFmpegError as error:  # here, for open_source would blame the source
@@ -303,7 +308,7 @@ def _copied(
     if not wanted:
         return
     latest = Fraction(0)
-    for packet in source.demux(wanted):
+    for packet in packets_of(source, *wanted):
         if not packet.size or _is_gap(packet):
             continue
         if packet.dts is not None:

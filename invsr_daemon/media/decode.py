@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import cast
 
+import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..records import Chunk, VideoInfo
 from .colour import FULL, SWSCALE, swscale_matrix
-from .source import open_source
+from .source import File, OpenFile, open_source, packets_of
 
 RGB8, RGB16 = "rgb24", "rgb48le"
 
@@ -29,16 +31,17 @@ class RgbFrame:
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
 
 
-def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
+def decode_chunk(info: VideoInfo, chunk: Chunk, file: OpenFile | None = None) -> Iterator[RgbFrame]:
     """Decode exactly the frames of a chunk, and of those around it that it looks at.
 
-    Seeks to the last keyframe before the chunk; where that cannot be trusted (no timestamps, or the
-    demuxer lands elsewhere), decodes from the beginning. Raises InputError if a frame is missing.
+    `file`: the film, if it is open already. Seeks to the last keyframe before the chunk; where that cannot be
+    trusted (no timestamps, or the demuxer lands elsewhere), decodes from the beginning.
+    Raises InputError if a frame is missing.
     """
     reformatter = VideoReformatter()
     delivered = 0
     for source in (_after_seek, _from_beginning):
-        for frame in source(info, chunk):
+        for frame in source(info, chunk, file or info.path):
             yield RgbFrame(chunk.decoded[delivered], _rgb(frame, info, reformatter))
             delivered += 1
         if delivered:
@@ -49,12 +52,17 @@ def decode_chunk(info: VideoInfo, chunk: Chunk) -> Iterator[RgbFrame]:
         )
 
 
-def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
+def _after_seek(info: VideoInfo, chunk: Chunk, file: File) -> Iterator[VideoFrame]:
     """The chunk's frames after a seek; nothing at all if that lands behind its first frame."""
     if chunk.seek is None or chunk.seek.frame == 0:
         return
-    with open_source(info.path) as container:
-        container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
+    with open_source(file) as container:
+        try:
+            container.seek(chunk.seek.dts, stream=container.streams[info.stream], backward=True)
+        except (
+            av.error.FFmpegError
+        ):  # some files cannot be sought in: without an index, or with a damaged one
+            return
         first = chunk.decoded[0]
         frames = dropwhile(lambda f: f.pts is not None and f.pts < first, _frames(container, info))
         for frame, pts in zip(frames, chunk.decoded, strict=False):
@@ -67,20 +75,24 @@ def _after_seek(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
             yield frame
 
 
-def _from_beginning(info: VideoInfo, chunk: Chunk) -> Iterator[VideoFrame]:
-    with open_source(info.path) as container:
+def _from_beginning(info: VideoInfo, chunk: Chunk, file: File) -> Iterator[VideoFrame]:
+    with open_source(file) as container:
         yield from islice(_frames(container, info), chunk.first, chunk.first + len(chunk.decoded))
 
 
 def _frames(container: InputContainer, info: VideoInfo) -> Iterator[VideoFrame]:
-    stream = container.streams.video[_position(container, info)]
+    stream = _stream(container, info)
     stream.thread_type = "AUTO"
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         yield from packet.decode()
 
 
-def _position(container: InputContainer, info: VideoInfo) -> int:
-    return next(i for i, stream in enumerate(container.streams.video) if stream.index == info.stream)
+def _stream(container: InputContainer, info: VideoInfo) -> VideoStream:
+    """The film's own. Raises InputError if it is not there any more, or another one."""
+    found = [stream for stream in container.streams.video if stream.index == info.stream]
+    if not found:
+        raise InputError(f"stream {info.stream}, which was there before, is not there any more")
+    return found[0]
 
 
 def _rgb(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import IO
 
 from ..errors import InputError
 
@@ -46,11 +46,9 @@ PICTURES = (
 )
 
 
-def check_supported(path: Path) -> None:
+def check_supported(file: IO[bytes]) -> None:
     """Raise InputError if a file is of a kind that is known and not supported."""
-    with path.open("rb") as file:
-        head = file.read(LONGEST_HEAD)
-    kind = _kind(head)
+    kind = _kind(file.read(LONGEST_HEAD))
     if kind is not None:
         raise InputError(f"{kind} is not supported")
 
@@ -73,10 +71,9 @@ def _brands(head: bytes) -> set[bytes]:
     return {head[8:12]} | {head[at : at + 4] for at in range(16, end - 3, 4)}
 
 
-def unreadable_picture(path: Path) -> str | None:
+def unreadable_picture(file: IO[bytes]) -> str | None:
     """The name of a picture format that a file begins like, though it could not be opened as such."""
-    with path.open("rb") as file:
-        head = file.read(12)
+    head = file.read(12)
     for kind, beginnings in PICTURES:
         if head.startswith(beginnings) and (kind != "WebP" or head[8:] == b"WEBP"):
             return kind

@@ -11,14 +11,17 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
@@ -42,8 +45,10 @@ from .extras import (
     save_options,
     tiff_with,
 )
+from .foreign import unreadable_picture
 from .names import WRITTEN_SUFFIXES
-from .source import check_regular
+from .sizes import most_picture_bytes
+from .source import NO_PROTOCOL, TOO_MUCH_MEMORY, File, OpenFile, buffered, reading
 
 # Sizes are checked here, against the settings; Pillow's own limit is lower than theirs may be.
 Image.MAX_IMAGE_PIXELS = None
@@ -74,6 +79,7 @@ IMAGE_WIDTH, IMAGE_LENGTH, DNG_VERSION = 256, 257, 50706
 # What Pillow's plugins raise over damaged files.
 DAMAGE = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     AttributeError,
@@ -104,40 +110,47 @@ class Picture:
     compression: str | None = None
 
 
-def probe_image(path: Path, max_pixels: int) -> ImageInfo | None:
+def probe_image(file: File, max_pixels: int) -> ImageInfo | None:
     """What a picture's file says of it; None if it is no picture of these formats, or moves (GIF, AVIF).
 
-    Raises InputError if it is too large or small, animated, or has several pages.
+    Raises InputError if it is too large or small, animated, has several pages, or many more bytes than such a
+    picture needs. A file that is too long for any picture of `max_pixels` is taken for none.
     """
-    check_regular(path)
+    path = file.path if isinstance(file, OpenFile) else file
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), buffered(file) as content:
             warnings.simplefilter("ignore")  # damage is raised
-            with Image.open(path, formats=_formats(path)) as image:
+            length = content.seek(0, os.SEEK_END)
+            if length > most_picture_bytes(max_pixels):  # some are read into memory whole, to be opened
+                _refuse_as_picture(content, length)
+                return None
+            with Image.open(content, formats=_formats(path, content)) as image:
                 if image.format in FILM_FORMATS and _pages(image) > 1:
                     return None
                 _check(image, max_pixels)
+                _check_length(image, length)
                 width, height = _upright_size(image)
-                depth = _depth(image, path)
+                depth = _depth(image, file)
                 held = _held(image)
-                return ImageInfo(path, str(image.format), width, height, depth, held, _notes(image, path))
+                return ImageInfo(path, str(image.format), width, height, depth, held, _notes(image, file))
     except UnidentifiedImageError:
         return None
+    except MemoryError as error:
+        raise InputError(TOO_MUCH_MEMORY) from error
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
 
 
-def _formats(path: Path) -> tuple[str, ...]:
+def _formats(path: Path, content: IO[bytes]) -> tuple[str, ...]:
     """Those to try. TGA begins with nothing that tells it from others: its name or its end must."""
-    if path.suffix.lower() == ".tga" or _end(path, len(TGA_END)) == TGA_END:
+    if path.suffix.lower() == ".tga" or _end(content, len(TGA_END)) == TGA_END:
         return (*READ, "TGA")
     return READ
 
 
-def _end(path: Path, length: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-min(length, file.seek(0, os.SEEK_END)), os.SEEK_END)
-        return file.read()
+def _end(content: IO[bytes], length: int) -> bytes:
+    content.seek(-min(length, content.seek(0, os.SEEK_END)), os.SEEK_END)
+    return content.read()
 
 
 def _pages(image: Image.Image) -> int:
@@ -170,38 +183,58 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise InputError("it has 32 bits per channel, which is not supported")
 
 
-def _depth(image: Image.Image, path: Path) -> int:
+def _refuse_as_picture(content: IO[bytes], length: int) -> None:
+    """Raise InputError if it begins like one that is no film."""
+    content.seek(0)
+    if kind := unreadable_picture(content):
+        raise InputError(f"its {length} bytes are more than a {kind} within limits.max_input_pixels can need")
+
+
+def _check_length(image: Image.Image, length: int) -> None:
+    width, height = image.size
+    if length > most_picture_bytes(width * height):
+        raise InputError(f"its {length} bytes are far more than a picture of {width}x{height} can need")
+
+
+def _depth(image: Image.Image, file: File) -> int:
     if image.format == "PNG":
-        with path.open("rb") as file:
-            return BITS_16 if file.read(25)[24:] == b"\x10" else BITS_8
+        with reading(file) as content:
+            return BITS_16 if content.read(25)[24:] == b"\x10" else BITS_8
     if isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (BITS_8,))
         return BITS_16 if max(bits) == BITS_16 else BITS_8
     if image.format in ("JPEG2000", "PPM"):
-        return BITS_16 if _coded_bits(path, _pipe(path, image.format)) > BITS_8 else BITS_8
+        return BITS_16 if _coded_bits(file, _pipe(file, image.format)) > BITS_8 else BITS_8
     return BITS_8
 
 
-def _pipe(path: Path, format: str) -> str:
+def _pipe(file: File, format: str) -> str:
     """FFmpeg's name of the demuxer for a picture."""
     if format == "PPM":
-        with path.open("rb") as file:
-            kind = file.read(2)
+        with reading(file) as content:
+            kind = content.read(2)
         return {b"P1": "pbm_pipe", b"P4": "pbm_pipe", b"P2": "pgm_pipe", b"P5": "pgm_pipe"}.get(
             kind, "ppm_pipe"
         )
     return {"JPEG2000": "j2k_pipe"}.get(format, f"{format.lower()}_pipe")
 
 
-def _coded_bits(path: Path, demuxer: str) -> int:
+def _coded_bits(file: File, demuxer: str) -> int:
     """Bits per channel, as FFmpeg finds them."""
-    with av.open(f"file:{path.absolute()}", format=demuxer) as container:
+    with _piped(file, demuxer) as container:
         context = container.streams.video[0].codec_context
         return (
             max((part.bits for part in context.format.components), default=BITS_8)
             if context.format
             else BITS_8
         )
+
+
+@contextmanager
+def _piped(file: File, demuxer: str) -> Iterator[InputContainer]:
+    """A picture as FFmpeg reads it."""
+    with reading(file) as reader, av.open(reader, "r", format=demuxer, options=NO_PROTOCOL) as container:
+        yield container
 
 
 def _held(image: Image.Image) -> tuple[tuple[str, int], ...]:
@@ -212,7 +245,7 @@ def _held(image: Image.Image) -> tuple[tuple[str, int], ...]:
     return (*held, ("alpha", 0)) if _has_alpha(image) else tuple(held)
 
 
-def _notes(image: Image.Image, path: Path) -> tuple[str, ...]:
+def _notes(image: Image.Image, file: File) -> tuple[str, ...]:
     """What reading a picture loses."""
     notes = []
     if image.mode in OTHER_COLOURS:
@@ -221,7 +254,7 @@ def _notes(image: Image.Image, path: Path) -> tuple[str, ...]:
         notes.append("its ICC profile is left out: it does not describe what is written")
     if has_damaged_exif(image):
         notes.append("its EXIF is left out: it is damaged")
-    if image.format == "AVIF" and (bits := _coded_bits(path, "mov")) > BITS_8:
+    if image.format == "AVIF" and (bits := _coded_bits(file, "mov")) > BITS_8:
         notes.append(f"its {bits} bits per channel are cut to 8")
     return tuple(notes)
 
@@ -242,15 +275,21 @@ def _extras(image: Image.Image) -> Extras:
     return extras
 
 
-def read_image(info: ImageInfo) -> Picture:
-    """The whole picture, upright. Raises InputError if it is damaged."""
+def read_image(info: ImageInfo, file: OpenFile | None = None) -> Picture:
+    """The whole picture, upright. `file`: the picture, if it is open already.
+
+    Raises InputError if it is damaged.
+    """
+    source = file or info.path
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), buffered(source) as content:
             warnings.simplefilter("ignore")  # damage is raised
-            with Image.open(info.path, formats=(info.format,)) as opened:
+            with Image.open(content, formats=(info.format,)) as opened:
                 if info.depth == BITS_16:
-                    return _read_deep(info, opened)
+                    return _read_deep(info, source, opened)
                 return _read_plain(opened)
+    except MemoryError as error:
+        raise InputError(TOO_MUCH_MEMORY) from error
     except DAMAGE as error:
         raise InputError(f"the picture is damaged: {error}") from error
 
@@ -267,10 +306,11 @@ def _read_plain(opened: Image.Image) -> Picture:
     return Picture(pixels, grey=grey, extras=extras, compression=compression)
 
 
-def _read_deep(info: ImageInfo, opened: Image.Image) -> Picture:
-    demuxer = _pipe(info.path, info.format)
-    with av.open(f"file:{info.path.absolute()}", format=demuxer) as container:
-        frame = next(container.decode(video=0))
+def _read_deep(info: ImageInfo, file: File, opened: Image.Image) -> Picture:
+    with _piped(file, _pipe(file, info.format)) as container:
+        frame = next(container.decode(video=0), None)
+    if frame is None:
+        raise InputError("the picture is damaged: it holds none that can be decoded")
     rgba = cast("NDArray[np.uint16]", frame.reformat(format="rgba64le").to_ndarray())
     pixels = _oriented(rgba, int(opened.getexif().get(ORIENTATION, 1)))
     has_alpha = frame.format.name.startswith(("rgba", "ya", "gbrap"))

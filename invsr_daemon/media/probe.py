@@ -6,9 +6,10 @@ frame, proves the file sound before hours are spent on it, and finds what contai
 
 from __future__ import annotations
 
+import math
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -21,6 +22,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -29,13 +31,31 @@ from ..errors import InputError
 from ..records import SMALLEST_SIDE, Chunk, Film, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of, subsampling
 from .foreign import check_supported
-from .source import check_regular, open_source
+from .sizes import Silence
+from .source import File, OpenFile, buffered, open_source, packets_of
 from .whole import check_complete
 
 OPAQUE = 255
 # Containers whose header states a duration that the packets must reach, and how far they may miss.
 STATED_DURATION = ("matroska", "mov", "flv", "asf", "avi", "nut")
 MISSING_SECONDS = 0.4
+
+Alive = Callable[[], None]
+
+
+def silent() -> None:
+    """For nobody to hear."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """The most frames and seconds that a film may have."""
+
+    frames: float
+    seconds: float
+
+
+ANY_LENGTH = Length(math.inf, math.inf)
 
 
 @dataclass
@@ -51,22 +71,31 @@ class _Pass:
     first: VideoFrame | None = None
 
 
-def probe_video(path: Path, max_pixels: int) -> Film:
-    """Decode the film once and describe it.
+def probe_video(file: File, max_pixels: int, alive: Alive = silent, most: Length = ANY_LENGTH) -> Film:
+    """Decode the film once and describe it; `alive` is called for each frame.
 
-    Raises InputError if it is no film, damaged, cut off, without frames, or larger than
+    Raises InputError if it is no film, damaged, cut off, without frames, longer than `most`, or larger than
     `max_pixels` per frame.
     """
-    check_regular(path)
-    check_supported(path)
-    check_complete(path)
-    with open_source(path) as container:
+    silence = Silence()
+
+    def found_frame() -> None:
+        silence.frame()
+        alive()
+
+    with buffered(file) as content:
+        check_supported(content)
+        check_complete(content)
+    with open_source(file, silence.read) as container:
         video = _main_video(container)
+        _check_codec(video)
+        _check_length(video.frames, _stated_seconds(container), most)
         _check_size(video.codec_context.width, video.codec_context.height, max_pixels)
         video.thread_type = "AUTO"
         others = [stream for stream in container.streams if stream.index != video.index]
-        found = _read_through(container, video, max_pixels)
+        found = _read_through(container, video, max_pixels, found_frame, most)
         _check_whole(container, video, found)
+        path = file.path if isinstance(file, OpenFile) else file
         return _described(path, container, video, others, found)
 
 
@@ -76,6 +105,23 @@ def _main_video(container: InputContainer) -> VideoStream:
         raise InputError("it holds no video")
     best = container.streams.best("video")
     return best if isinstance(best, VideoStream) and best in films else films[0]
+
+
+def _check_codec(video: VideoStream) -> None:
+    # PyAV's types do not know that a stream of an unknown codec has no context.
+    if cast("VideoCodecContext | None", video.codec_context) is None:
+        raise InputError("its video is of a codec that cannot be decoded here")
+
+
+def _stated_seconds(container: InputContainer) -> float:
+    return (container.duration or 0) / av.time_base
+
+
+def _check_length(frames: int, seconds: float, most: Length) -> None:
+    if frames > most.frames:
+        raise InputError(f"its {frames} frames exceed the limit of {most.frames} (limits.max_frames)")
+    if seconds > most.seconds:
+        raise InputError(f"its {seconds:.0f} s exceed the limit of {most.seconds:g} s (limits.max_duration)")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -88,9 +134,12 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise InputError(f"its frames of {width}x{height} are smaller than {SMALLEST_SIDE}x{SMALLEST_SIDE}")
 
 
-def _read_through(container: InputContainer, video: VideoStream, max_pixels: int) -> _Pass:
+def _read_through(
+    container: InputContainer, video: VideoStream, max_pixels: int, alive: Alive, most: Length
+) -> _Pass:
     found = _Pass()
-    for packet in container.demux():
+    packets: Iterator[Packet[Stream]] = packets_of(container)
+    for packet in packets:
         if packet.size:
             found.seconds = max(found.seconds, _end_seconds(packet))
         if packet.stream.index != video.index:
@@ -114,6 +163,8 @@ def _read_through(container: InputContainer, video: VideoStream, max_pixels: int
                     f"its frame size changes at frame {len(found.raw_pts)}, which is not supported"
                 )
             found.raw_pts.append(frame.pts)
+            _check_length(max(found.packets, len(found.raw_pts)), found.seconds, most)
+            alive()
             found.last_duration = frame.duration or found.last_duration
     if found.first is None:
         raise InputError("it holds no frame that can be decoded")

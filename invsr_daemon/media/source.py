@@ -1,25 +1,35 @@
-"""Opening files from strangers.
+"""Reading files from strangers.
 
 A playlist or a concat script opens *other* files whatever its own name is, and a colon or a percent
-sign in a name means something to FFmpeg. So: regular files only, an explicit list of demuxers,
-`file:` with an absolute path, no other protocol.
+sign in a name means something to FFmpeg. So libraries get no names to open: they read through a descriptor.
+And there are regular files only, an explicit list of demuxers, and no protocol.
 """
 
 from __future__ import annotations
 
-import errno
+import io
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 import av
+import av.error
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 
 from ..errors import InputError
+from ..files.inputs import opened
 from .foreign import unreadable_picture
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+TOO_MUCH_MEMORY = "it takes more memory to read than there is for one file (limits.max_memory)"
+READ_BYTES = 256 * 1024  # at once, by FFmpeg
 # Containers of moving pictures. Left out on purpose: hls, dash, concat, image sequences, devices.
 DEMUXERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,nut,mxf,gxf,rm,gif,apng,ivf,"
@@ -27,47 +37,120 @@ DEMUXERS = (
     "4xm,bink,smk,vmd,avs,flic,film_cpk,mvi,viv,vivo,xmv,wsvqa,idcin,ipmovie,psxstr,str,thp,"
     "rpl,c93,mtv,filmstrip,lmlm4,lxf,anm,bfi,ea,cdxl,dsicin,paf,jv,mm,nuv,r3d,sdr2,segafilm,seq,tmv,txd"
 )
+NO_PROTOCOL = {"protocol_whitelist": "none"}
 
 
-def check_regular(path: Path) -> os.stat_result:
-    """The stat of a readable, non-empty regular file (no symlink); InputError otherwise."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise InputError("there is no such file") from error
-    except OSError as error:
-        why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise InputError(f"it cannot be opened: {why}") from error
-    try:
-        found = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise InputError("it is not a regular file")
-    if found.st_size == 0:
-        raise InputError("it is empty (zero bytes)")
-    return found
+@dataclass(frozen=True)
+class OpenFile:
+    """A file that is open already. Its path only tells some formats, and is not opened again."""
+
+    path: Path
+    descriptor: int
+
+
+Heard = Callable[[int], None]
+
+
+def unheard(count: int) -> None:
+    """Of no interest."""
+
+
+# A path is opened for one call alone, and no link is followed.
+File = Path | OpenFile
+S = TypeVar("S", bound=Stream)
+
+
+class Reader(io.RawIOBase):
+    """Reads a descriptor at a place of its own: several may read it at once. `heard`: told of bytes read."""
+
+    def __init__(self, file: OpenFile, heard: Heard = unheard) -> None:
+        self.name = str(file.path)
+        self._descriptor = file.descriptor
+        self._position = 0
+        self._heard = heard
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        count = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += count
+        self._heard(count)
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if start + offset < 0:
+            raise ValueError("a file has no places before its beginning")
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[InputContainer]:
-    """An input container over a regular file. FFmpeg's errors inside the block become InputError."""
-    check_regular(path)
+def reading(file: File, heard: Heard = unheard) -> Iterator[Reader]:
+    """A file's content; `heard` is told of bytes read.
+
+    Raises InputError if it is a path of no regular file with something in it.
+    """
+    if isinstance(file, OpenFile):
+        yield Reader(file, heard)
+        return
+    with opened(file) as descriptor:
+        yield Reader(OpenFile(file, descriptor), heard)
+
+
+@contextmanager
+def buffered(file: File) -> Iterator[IO[bytes]]:
+    """The same, for who reads a few bytes at a time."""
+    with reading(file) as reader, io.BufferedReader(reader) as content:
+        yield content
+
+
+@contextmanager
+def open_source(file: File, heard: Heard = unheard) -> Iterator[InputContainer]:
+    """An input container; `heard` is told of bytes read.
+
+    FFmpeg's errors inside the block become InputError.
+    """
+    with reading(file, heard) as reader:
+        try:
+            with av.open(
+                reader,
+                "r",
+                options={"format_whitelist": DEMUXERS, **NO_PROTOCOL},
+                metadata_errors="replace",
+                buffer_size=READ_BYTES,
+            ) as container:
+                yield container
+        except (av.error.InvalidDataError, av.error.ArgumentError) as error:  # or a format not allowed
+            raise InputError(_refusal(file)) from error
+        except MemoryError as error:  # PyAV's own is an FFmpegError, too
+            raise InputError(TOO_MUCH_MEMORY) from error
+        except (av.error.FFmpegError, OSError) as error:
+            raise InputError(f"it cannot be read: {error.strerror}") from error
+
+
+def packets_of(container: InputContainer, *streams: S) -> Iterator[Packet[S]]:
+    """What a container holds of these streams, or of all. Raises InputError."""
     try:
-        with av.open(
-            f"file:{path.absolute()}",
-            options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
-            metadata_errors="replace",
-        ) as container:
-            yield container
-    except (av.error.InvalidDataError, av.error.ArgumentError) as error:  # or a format that is not allowed
-        raise InputError(_refusal(path)) from error
-    except av.error.FFmpegError as error:
-        raise InputError(f"it cannot be read: {error.strerror}") from error
+        yield from cast("Iterator[Packet[S]]", container.demux(*streams))
+    except IndexError as error:  # PyAV knows the streams that were there when it was opened
+        raise InputError("a stream begins in the middle of it, which is not supported") from error
 
 
-def _refusal(path: Path) -> str:
-    kind = unreadable_picture(path)
+def _refusal(file: File) -> str:
+    with buffered(file) as content:
+        kind = unreadable_picture(content)
     if kind is None:
         return "it is not a film or picture that can be read, or it is damaged"
     return f"the {kind} is damaged, or of a kind that is not supported (such as 32 bits per channel)"

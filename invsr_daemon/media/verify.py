@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
 import av
 import av.error
@@ -16,22 +15,26 @@ from ..errors import InputError, OutputError
 from ..records import Film, ImageTask, Layout, output_size
 from .assemble import FORMATS, MILLISECOND
 from .image import probe_image
+from .source import NO_PROTOCOL, File, reading
 
 
-def verify_film(path: Path, film: Film, layout: Layout) -> None:
+def verify_film(file: File, film: Film, layout: Layout) -> None:
     """Every frame is there at its time, the first one decodes, and no copied stream is missing.
 
     Frames are counted by packets, for this program wrote them; decoding all would take as long as a
     player. Raises OutputError.
     """
     try:
-        with av.open(str(path), format=FORMATS[layout.container]) as container:
+        with (
+            reading(file) as reader,
+            av.open(reader, "r", format=FORMATS[layout.container], options=NO_PROTOCOL) as container,
+        ):
             _check_streams(container, layout)
             video = container.streams.video[0]
             _check_times(_times(container, video), [pts * film.info.time_base for pts in film.pts])
             container.seek(0)
             next(container.decode(video))
-    except (av.error.FFmpegError, StopIteration, IndexError) as error:
+    except (av.error.FFmpegError, InputError, StopIteration, IndexError) as error:
         raise OutputError(f"the assembled film cannot be read: {error}") from error
 
 
@@ -58,11 +61,11 @@ def _check_times(found: Sequence[Fraction], wanted: Sequence[Fraction]) -> None:
             )
 
 
-def verify_picture(path: Path, task: ImageTask) -> None:
+def verify_picture(file: File, task: ImageTask) -> None:
     """It opens as a picture of the expected size. Raises OutputError."""
     size = output_size(task.info.width, task.info.height, task.model.scale, even=False)
     try:
-        found = probe_image(path, size[0] * size[1])
+        found = probe_image(file, size[0] * size[1])
     except InputError as error:
         raise OutputError(f"the restored picture cannot be read: {error}") from error
     if found is None or (found.width, found.height) != size:

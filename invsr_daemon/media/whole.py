@@ -7,8 +7,7 @@ state their sizes, so a cut shows before anything is decoded.
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from ..errors import InputError
 
@@ -18,23 +17,22 @@ FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
 NEEDED_BOXES = frozenset({b"moov", b"mdat", b"moof"})
 
 
-def check_complete(path: Path) -> None:
+def check_complete(file: IO[bytes]) -> None:
     """Raise InputError if a file ends before its own structure does."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(8)
-        file.seek(0)
-        if head[4:] in FIRST_BOXES:
-            end = _end_of_boxes(file, size)
-        elif head[:4] == EBML:
-            end = _end_of_segment(file)
-        else:
-            return
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(8)
+    if head[4:] in FIRST_BOXES:
+        end = _end_of_boxes(file, size)
+    elif head[:4] == EBML:
+        end = _end_of_segment(file)
+    else:
+        return
     if end > size:
         raise InputError(f"it is cut off: its last {end - size} bytes are missing")
 
 
-def _end_of_boxes(file: BinaryIO, size: int) -> int:
+def _end_of_boxes(file: IO[bytes], size: int) -> int:
     """Where the last needed top-level box of an MP4 ends (ISO/IEC 14496-12, 4.2)."""
     position = end = 0
     while position < size:
@@ -51,7 +49,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
     return end
 
 
-def _end_of_segment(file: BinaryIO) -> int:
+def _end_of_segment(file: IO[bytes]) -> int:
     """Where a Matroska segment ends; 0 if it does not say (RFC 8794, 5 and 6)."""
     file.seek(len(EBML))
     header = _element_size(file)
@@ -64,7 +62,7 @@ def _end_of_segment(file: BinaryIO) -> int:
     return 0 if length is None else file.tell() + length
 
 
-def _element_size(file: BinaryIO) -> int | None:
+def _element_size(file: IO[bytes]) -> int | None:
     """A variable-size integer; None if all its bits are set, which means unknown, or if it is none."""
     first = file.read(1)
     width = 9 - first[0].bit_length() if first else 9

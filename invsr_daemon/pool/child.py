@@ -7,14 +7,17 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..confinement import Allowed
 from ..errors import ProcessRefusedError, WorkerLostError, WorkerStartError
+from ..wire.descriptors import VARIABLE, send_descriptor
 from ..wire.events import Progress, error_of
 
 T = TypeVar("T")
@@ -62,6 +65,7 @@ class Process:
     stdout: asyncio.StreamReader
     last_words: list[str]
     listener: asyncio.Task[None]
+    channel: socket.socket
     ready: bool = False
 
 
@@ -71,8 +75,6 @@ class Child:
     It is killed if it says nothing for `stall_seconds`; with None it may be silent for ever.
     """
 
-    silence = "made no progress"  # how a killed process is described
-
     def __init__(self, name: str, module: str, arguments: Sequence[str], stall_seconds: float | None) -> None:
         self.name = name
         self._command = (module, *arguments)
@@ -80,8 +82,23 @@ class Child:
         self._process: Process | None = None
         self._context = Context()
 
-    async def ask(self, line: str, progress: Progress) -> Any:
-        """The answer to a request.
+    @property
+    def silence(self) -> str:
+        """How a process that was killed for it is described."""
+        return "made no progress"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a new process finds set in its environment."""
+        return {}
+
+    @property
+    def allowed(self) -> Allowed | None:
+        """What a new process is confined to from its beginning; None if it sees to that itself."""
+        return None
+
+    async def ask(self, line: str, progress: Progress, descriptor: int | None = None) -> Any:
+        """The answer to a request; `descriptor`, the open file that it is about, goes along.
 
         Raises what the process reports; WorkerLostError if it dies or stalls, WorkerStartError if it dies
         before it is ready; ProcessRefusedError if the system starts none.
@@ -90,7 +107,7 @@ class Child:
         late answer would be taken for the next one's.
         """
         try:
-            event = await self._last_event(line, progress)
+            event = await self._last_event(line, progress, descriptor)
         except BaseException:
             await self.kill()
             raise
@@ -98,10 +115,11 @@ class Child:
             raise error_of(event)
         return event["answer"]
 
-    async def _last_event(self, line: str, progress: Progress) -> dict[str, Any]:
+    async def _last_event(self, line: str, progress: Progress, descriptor: int | None) -> dict[str, Any]:
         self._context = copy_context()  # the log lines of the process now belong to this job
         process = await self._living()
         with suppress(ConnectionError):  # it is dead, and its last event says when it died
+            send_descriptor(process.channel, descriptor)
             process.stdin.write(line.encode())
             await self._unless_stalled(process, process.stdin.drain)
         while True:
@@ -131,6 +149,7 @@ class Child:
             _kill(process)
             await _ended(process)
         else:
+            process.channel.close()
             await process.listener
 
     async def kill(self) -> None:
@@ -151,22 +170,33 @@ class Child:
         return self._process
 
     async def _started(self) -> Process:
-        handle = await asyncio.create_subprocess_exec(
+        channel, theirs = socket.socketpair()
+        try:
+            with theirs:
+                handle = await self._spawned(theirs)
+        except BaseException:
+            channel.close()
+            raise
+        assert handle.stdin is not None
+        assert handle.stdout is not None
+        assert handle.stderr is not None
+        words: list[str] = []
+        listener = asyncio.create_task(self._listen(handle.stderr, words))
+        return Process(handle, handle.stdin, handle.stdout, words, listener, channel)
+
+    async def _spawned(self, channel: socket.socket) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "invsr_daemon.workers.serving", str(os.getpid())),
+            "" if self.allowed is None else self.allowed.line(),
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
             start_new_session=True,  # a terminal's Ctrl-C is the parent's to answer
-            env=environment(),
+            env={**environment(), **self.environment, VARIABLE: str(channel.fileno())},
+            pass_fds=(channel.fileno(),),
         )
-        assert handle.stdin is not None
-        assert handle.stdout is not None
-        assert handle.stderr is not None
-        words: list[str] = []
-        listener = asyncio.create_task(self._listen(handle.stderr, words))
-        return Process(handle, handle.stdin, handle.stdout, words, listener)
 
     async def _event(self, process: Process) -> dict[str, Any]:
         line = await self._unless_stalled(process, process.stdout.readline)
@@ -229,6 +259,7 @@ class Child:
 
 async def _ended(process: Process) -> int | None:
     """The exit code of a process that ends; None if it does not in time, and is abandoned."""
+    process.channel.close()
     try:
         async with asyncio.timeout(KILLED_SECONDS):
             code = await process.handle.wait()

@@ -6,29 +6,21 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
+from ..confinement import NO_LANDLOCK, landlock_version
 from ..errors import NoDeviceError
 from ..wire.plans import Priority
-from .health import PROBE_SECONDS, DeviceHealth, Service
+from .health import DeviceHealth, Service
 from .leasing import Leases
 from .media import MediaProcesses
 from .probing import device_problem
 from .protocol import told
-from .worker import WorkerProcess
+from .reach import Reach
+from .worker import Programs, WorkerProcess
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Programs:
-    """The modules that are run as processes. `probe_seconds`: before each probe of a device set aside."""
-
-    worker: str = "invsr_daemon.workers.restore"
-    probe: str = "invsr_daemon.workers.soundness"
-    probe_seconds: tuple[float, ...] = PROBE_SECONDS
 
 
 class LocalPool:
@@ -41,24 +33,27 @@ class LocalPool:
         self,
         devices: tuple[str, ...],
         threads: int,
+        reach: Reach,
         stall_seconds: float | None = None,
         *,
         patience: float = 0.0,
         programs: Programs | None = None,
     ) -> None:
         programs = programs or Programs()
-        self.media = MediaProcesses(stall_seconds)
+        self.media = MediaProcesses(stall_seconds, reach.inbox)
         self._patience = patience
         self._impatient: asyncio.TimerHandle | None = None
         probe = partial(device_problem, module=programs.probe)
         service = Service(self._retire, self._take_back)
         self._health = DeviceHealth(devices, probe, service, programs.probe_seconds)
         self._workers = [
-            WorkerProcess(device, threads, stall_seconds, self._health, programs.worker) for device in devices
+            WorkerProcess(device, threads, reach, stall_seconds, self._health, programs) for device in devices
         ]
         self._leases = Leases(self._workers)
 
     async def __aenter__(self) -> Self:
+        if not landlock_version():
+            log.warning(NO_LANDLOCK)
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -2,29 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..confinement import Allowed
 from ..errors import DeviceLostError, InvsrError, WorkerStartError
 from ..records import Task
 from ..wire.events import Progress
 from ..wire.tasks import dump_task
 from .child import Child
-from .health import DeviceHealth
+from .health import PROBE_SECONDS, DeviceHealth
+from .reach import Reach, allowed_to_workers, source_of
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The modules that are run as processes, and what workers may read beside models.
+
+    `probe_seconds`: the waits before probes of a device that is set aside.
+    """
+
+    worker: str = "invsr_daemon.workers.restore"
+    probe: str = "invsr_daemon.workers.soundness"
+    probe_seconds: tuple[float, ...] = PROBE_SECONDS
+    reads: tuple[Path, ...] = ()
 
 
 class WorkerProcess(Child):
-    """One worker process, on a device of its own. It tells `health` how tasks end there."""
+    """One worker process, on a device of its own. It tells `health` how tasks end there.
+
+    It may read models, and change what is in the folder of work files; each task's source goes along open. A
+    task with a model that it may not read yet gets a new process.
+    """
 
     def __init__(
-        self, device: str, threads: int, stall_seconds: float | None, health: DeviceHealth, module: str
+        self,
+        device: str,
+        threads: int,
+        reach: Reach,
+        stall_seconds: float | None,
+        health: DeviceHealth,
+        programs: Programs,
     ) -> None:
         arguments = ("--device", device, "--threads", str(threads))
-        super().__init__(f"the worker on {device}", module, arguments, stall_seconds)
+        super().__init__(f"the worker on {device}", programs.worker, arguments, stall_seconds)
         self.device = device
+        self._reach = reach
         self._health = health
+        self._reads = programs.reads
+        self._models: frozenset[Path] = frozenset()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"TMPDIR": str(self._reach.work)}  # torch will not do without one
+
+    @property
+    def allowed(self) -> Allowed:
+        allowed = allowed_to_workers(self._models, self._reach.work)
+        return replace(allowed, reads=(*allowed.reads, *self._reads))
 
     async def run(self, task: Task, progress: Progress) -> float:
-        """Do a task; its seconds. Raises as `ask` does; DeviceLostError if the device is to blame."""
+        """Do a task; its seconds.
+
+        Raises as `ask` does; DeviceLostError if the device is to blame, InputError if its source is not what
+        it was.
+        """
+        model = Path(task.model.model)
+        if model not in self._models:
+            await self.stop()
+            self._models |= {model}
+        async with source_of(task.info.path, task.identity, self._reach.inbox) as source:
+            return await self._judged(task, progress, source)
+
+    async def _judged(self, task: Task, progress: Progress, source: int) -> float:
+        """Have a task done, and tell what its end says of the device."""
         try:
-            seconds = float(await self.ask(dump_task(task), progress))
+            seconds = float(await self.ask(dump_task(task), progress, source))
         except InvsrError as error:
             if isinstance(error, DeviceLostError):  # the process goes on with a context that is spoilt
                 await self.kill()

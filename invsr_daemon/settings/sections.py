@@ -145,7 +145,11 @@ class LimitsSection(Section):
 
     max_input_pixels: int = Field(50_000_000, ge=64)
     max_output_pixels: int = Field(400_000_000, ge=64)
+    max_input_size: ByteSize = Field(ByteSize(1024**4), ge=1)
+    max_frames: int = Field(5_000_000, ge=1)
+    max_duration: float = Field(86_400, gt=0)
     cpu_threads: int = Field(0, ge=0, le=1024)
+    max_memory: ByteSize = Field(ByteSize(4 * 1024**3), ge=256 * 1024**2)
     worker_deaths: int = Field(3, ge=1, le=100)
     stall_seconds: float = Field(900, ge=1)
     min_free_space: ByteSize = ByteSize(2 * 1024**3)

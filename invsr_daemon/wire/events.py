@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .. import errors
-from ..errors import InvsrError
+from ..errors import InternalError, InvsrError
 
 log = logging.getLogger(__name__)
+
+STACK_FRAMES = 6  # of an unexpected error, in the log
 
 Progress = Callable[[int], None]
 
@@ -37,11 +41,22 @@ def event_of(answer: Callable[[str, Progress], Any], line: str, progress: Progre
     try:
         return {"event": "done", "answer": answer(line, progress)}
     except InvsrError as error:
-        return {"event": "failed", "kind": type(error).__name__, "message": str(error)}
+        return failed_event(error)
     except Exception as error:
-        log.exception("unexpected error")
+        log.error("unexpected %s: %s (%s)", type(error).__name__, error, _short_stack(error))
         message = f"unexpected {type(error).__name__}: {error} (please report this with the log)"
-        return {"event": "failed", "kind": "InternalError", "message": message}
+        return failed_event(InternalError(message))
+
+
+def failed_event(error: InvsrError) -> dict[str, Any]:
+    """What a process says if a request ended with an error."""
+    return {"event": "failed", "kind": type(error).__name__, "message": str(error)}
+
+
+def _short_stack(error: Exception) -> str:
+    """Where an error arose: its innermost calls, in one line of the job's log."""
+    frames = traceback.extract_tb(error.__traceback__)[-STACK_FRAMES:]
+    return " < ".join(f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in reversed(frames))
 
 
 def error_of(event: dict[str, Any]) -> InvsrError:

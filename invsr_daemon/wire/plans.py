@@ -39,7 +39,7 @@ class Job:
 
     `name` tells apart jobs that agree in all else: each has a result of its own. `priority`: lower ones get
     workers first. `subfolder` is a folder for all that is kept of the job, whatever its key becomes: see
-    `workfolders.clear_subfolder`.
+    `workfolders.clear_subfolder`. `identity`: what the source was when it was accepted, if that is known.
     """
 
     source: Path
@@ -50,6 +50,7 @@ class Job:
     policy: PublishPolicy
     priority: Priority = ()
     subfolder: str = ""
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)

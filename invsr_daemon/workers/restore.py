@@ -21,6 +21,7 @@ from torch import Tensor
 from ..media.decode import RgbFrame, decode_chunk
 from ..media.encode import film_size, open_chunk
 from ..media.image import image_format, read_image, write_image
+from ..media.source import OpenFile
 from ..records import ImageTask, Task, VideoTask, largest_level, output_size
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
@@ -34,25 +35,32 @@ from .serving import serve
 QUEUED_FRAMES = 2
 
 
-def restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
-    """Decode, restore and encode one chunk into `task.output`; anew if memory runs out."""
+def restore_chunk(
+    task: VideoTask, restorer: DeviceRestorer, progress: Progress, file: OpenFile | None = None
+) -> None:
+    """Decode, restore and encode one chunk into `task.output`; anew if memory runs out.
+
+    `file`: the film, if it is open already.
+    """
     attempt = AttemptProgress(progress)
     while True:
         try:
             with memory_errors():
-                _restore_chunk(task, restorer, attempt)
+                _restore_chunk(task, restorer, attempt, file)
             return
         except MemoryError as error:
             restorer.spare_memory(task.model, error)
             attempt.take_back()
 
 
-def _restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress) -> None:
+def _restore_chunk(
+    task: VideoTask, restorer: DeviceRestorer, progress: Progress, file: OpenFile | None
+) -> None:
     size = film_size(task.info, task.video, task.model.scale)
     top = largest_level(task.info.depth)
     with (
         open_chunk(task.output, task.info, task.chunk, task.video, task.model.scale) as encoder,
-        read_ahead(_frames(task), QUEUED_FRAMES) as frames,
+        read_ahead(_frames(task, file), QUEUED_FRAMES) as frames,
         write_behind(encoder.encode, QUEUED_FRAMES) as encoded,
     ):
         restored = restorer.film(frames, task.chunk.own, task.model, size, lambda: progress(0))
@@ -61,8 +69,8 @@ def _restore_chunk(task: VideoTask, restorer: DeviceRestorer, progress: Progress
             progress(1)
 
 
-def _frames(task: VideoTask) -> Iterator[FilmFrame]:
-    decoded = (frame.pixels for frame in decode_chunk(task.info, task.chunk))
+def _frames(task: VideoTask, file: OpenFile | None) -> Iterator[FilmFrame]:
+    decoded = (frame.pixels for frame in decode_chunk(task.info, task.chunk, file))
     return film_frames(decoded, task.chunk.first, task.model.temporal)
 
 
@@ -77,9 +85,11 @@ def _arrays(restored: Iterable[Tensor], top: int) -> Iterator[Pixels]:
         yield pixels
 
 
-def restore_image(task: ImageTask, restorer: DeviceRestorer, progress: Progress) -> None:
-    """Read, restore and write one picture into `task.output`."""
-    image = read_image(task.info)
+def restore_image(
+    task: ImageTask, restorer: DeviceRestorer, progress: Progress, file: OpenFile | None = None
+) -> None:
+    """Read, restore and write one picture into `task.output`. `file`: the picture, if it is open already."""
+    image = read_image(task.info, file)
     height, width = image.pixels.shape[:2]
     size = output_size(width, height, task.model.scale, even=False)
     pixels = restorer.image(image.pixels, task.model, size, lambda: progress(0))
@@ -87,14 +97,18 @@ def restore_image(task: ImageTask, restorer: DeviceRestorer, progress: Progress)
     progress(1)
 
 
-def perform(task: Task, restorer: DeviceRestorer, progress: Progress) -> float:
-    """Do one task; its seconds. Raises InvsrError; DeviceLostError if it is the device that fails."""
+def perform(task: Task, restorer: DeviceRestorer, progress: Progress, source: int | None = None) -> float:
+    """Do one task; its seconds. `source`: its input, if that is open already.
+
+    Raises InvsrError; DeviceLostError if it is the device that fails.
+    """
     began = time.monotonic()
+    file = None if source is None else OpenFile(task.info.path, source)
     with device_faults(restorer.device):
         if task.kind == "video":
-            restore_chunk(task, restorer, progress)
+            restore_chunk(task, restorer, progress, file)
         else:
-            restore_image(task, restorer, progress)
+            restore_image(task, restorer, progress, file)
     return time.monotonic() - began
 
 
@@ -110,7 +124,7 @@ def main() -> None:
     _make_repeatable(arguments.threads)
     restorer = DeviceRestorer(arguments.device)
     restorer.wake()
-    serve(lambda line, progress: perform(parse_task(line), restorer, progress))
+    serve(lambda line, source, progress: perform(parse_task(line), restorer, progress, source))
 
 
 def _make_repeatable(threads: int) -> None:

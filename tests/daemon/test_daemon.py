@@ -24,6 +24,7 @@ from invsr_daemon.daemon.progress import Rate
 from invsr_daemon.daemon.watch import Announcer
 from invsr_daemon.pool import devices
 from invsr_daemon.pool.local import LocalPool
+from invsr_daemon.pool.reach import Reach
 from invsr_daemon.settings.reading import load
 from invsr_daemon.store.status import DaemonStatus
 from invsr_daemon.store.store import STORE_FILE, Store
@@ -639,7 +640,7 @@ def test_a_film_that_media_processes_hang_over_fails_alone(site: Site) -> None:
             site.wait_for("text.mp4", "failed")
             assert stop(process) == 0
     (row,), (other,) = site.jobs_of("film.mp4"), site.jobs_of("text.mp4")
-    hung = "the media process has read and written nothing for 5 s and was killed (limits.stall_seconds)"
+    hung = "the media process has found nothing new for 5 s and was killed (limits.stall_seconds)"
     assert row.reason == f"2 processes died of it; the last: {hung}"
     assert f"attempt 1 of 2: {hung}" in site.log
     assert other.reason is not None
@@ -711,7 +712,7 @@ def test_a_worker_is_not_silent_before_it_has_something_to_do(site: Site, manage
         site.state.mkdir(parents=True)
         rate, notifier = Rate(), Notifier.from_environment()
         announcer = Announcer(site.state, notifier, rate)
-        pool = LocalPool(("cpu",), 0)
+        pool = LocalPool(("cpu",), 0, Reach(site.state / "work"))
 
         def tell() -> None:
             announcer.tell(

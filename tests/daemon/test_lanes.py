@@ -18,6 +18,7 @@ from invsr_daemon.daemon.watch import RequestReader
 from invsr_daemon.errors import Interrupted
 from invsr_daemon.jobs.observing import Result
 from invsr_daemon.pool.local import LocalPool
+from invsr_daemon.pool.reach import Reach
 from invsr_daemon.records import Identity
 from invsr_daemon.settings.folders import Folders
 from invsr_daemon.settings.settings import Settings
@@ -78,7 +79,7 @@ async def working(path: Path) -> AsyncIterator[Working]:
     ledger = Ledger(path / "state" / "jobs.sqlite", gate, stopping)
     guard = FolderGuard(folders, lambda: settings)
     lanes = Lanes(ledger, gate, Outcomes(folders, live, ledger, gate, guard), stopping)
-    attempts = Waiting(LocalPool(("cpu",), 0), live, ledger, Rate(), stopping)
+    attempts = Waiting(LocalPool(("cpu",), 0, Reach(path / "state/work")), live, ledger, Rate(), stopping)
     await ledger.open()
     try:
         with Store.open(path / "state" / "jobs.sqlite") as store:

@@ -59,7 +59,7 @@ def test_nothing_fails_where_all_is_well(tmp_path: Path) -> None:
     assert findings["encoder h264 (video)"].text == "encodes"
     assert findings["encoder ffv1"].text == "encodes"
     assert findings["devices"].text == "1 worker(s), on cpu"
-    assert {"python", "inotify", "open files", "service", "daemon"} <= findings.keys()
+    assert {"python", "inotify", "open files", "confinement", "service", "daemon"} <= findings.keys()
     assert [list((tmp_path / name).iterdir()) for name in ("inbox", "outbox", "state")] == [[], [], []]
 
 

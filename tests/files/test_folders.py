@@ -113,21 +113,21 @@ def test_a_rename_replaces_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, 
     assert {path.name: path.read_bytes() for path in root.iterdir()} == {"taken": b"theirs", "free": b"ours"}
 
 
-def test_what_is_held_is_reached_by_a_path_and_nothing_else_is(root: Path) -> None:
+def test_what_is_held_is_opened_again_and_nothing_else_is(root: Path) -> None:
     with Folder.at(root) as folder:
         descriptor = folder.create(".a.part")
     held = HeldFile.of(Place.of(root / ".a.part"), descriptor)
-    with held.writable() as path:
-        path.write_bytes(b"by its path")
-    assert os.pread(descriptor, 99, 0) == b"by its path"
+    with held.opened() as again:
+        os.write(again, b"opened again")
+    assert os.pread(descriptor, 99, 0) == b"opened again"
     (root / ".a.part").rename(root / ".moved")
     (root / ".a.part").write_bytes(b"theirs")
-    with pytest.raises(OSError, match="exchanged for another") as caught, held.writable():
+    with pytest.raises(OSError, match="exchanged for another") as caught, held.opened():
         pass
     assert caught.value.errno == errno.ESTALE
     (root / ".a.part").unlink()
     (root / ".a.part").symlink_to("../secret/a")
-    with pytest.raises(OSError, match="symbolic links"), held.writable():
+    with pytest.raises(OSError, match="symbolic links"), held.opened():
         pass
     os.close(descriptor)
 

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from invsr_daemon.errors import InputError
+from invsr_daemon.files.inputs import opened
 from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.media.image import Picture, probe_image, read_image, write_image
 from invsr_daemon.media.probe import probe_video
+from invsr_daemon.media.source import OpenFile
 from invsr_daemon.records import ImageSettings, ImageTask
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.wire.plans import Job, Plan, Target
@@ -29,7 +31,9 @@ def planned(path: Path, **settings: Any) -> Plan:
     whole = Settings(state_dir=path.parent / "state", **settings)
     model = whole.model_settings(Path("/model"), "fingerprint")
     policy = PublishPolicy("fail", None, None)
-    return plan_job(Job(path, Target(path.parent / "out", path.stem), whole, model, "name", policy))
+    job = Job(path, Target(path.parent / "out", path.stem), whole, model, "name", policy)
+    with opened(path) as source:
+        return plan_job(job, OpenFile(path, source))
 
 
 def read(path: Path) -> Picture:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import pytest
 
 from invsr_daemon.errors import NoDeviceError
 from invsr_daemon.pool.local import LocalPool
 from invsr_daemon.pool.protocol import Pool
+from invsr_daemon.pool.reach import Reach
 from invsr_daemon.wire.plans import Priority
 from tests.support.memory_pool import MemoryPool
 
@@ -17,7 +19,7 @@ MakePool = Callable[..., Pool]
 
 # A local pool starts a worker's process with the first task, so leases alone start none.
 POOLS: dict[str, MakePool] = {
-    "local": lambda *devices: LocalPool(devices, 1),
+    "local": lambda *devices: LocalPool(devices, 1, Reach(Path("/nowhere"))),
     "memory": MemoryPool,
 }
 every_pool = pytest.mark.parametrize("make", POOLS.values(), ids=POOLS)

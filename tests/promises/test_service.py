@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from invsr_daemon.confinement import OOM_SCORE
 from invsr_daemon.errors import ConfigError
 from invsr_daemon.systemd import service
 from tests.support.command import Home, wait_until
@@ -179,6 +180,14 @@ def test_the_unit_is_valid_and_little_exposed(tmp_path: Path, inbox: str) -> Non
         assert "invsr-daemon.service:" not in done.stderr
 
 
+def test_memory_and_tasks_are_limited_and_children_go_first() -> None:
+    unit = text_of(planned("/srv/in"), service.UNIT)
+    assert (value(unit, "MemoryHigh"), value(unit, "MemoryMax")) == ("85%", "90%")
+    assert (value(unit, "OOMPolicy"), value(unit, "OOMScoreAdjust")) == ("continue", "0")
+    assert int(value(unit, "OOMScoreAdjust")) < OOM_SCORE
+    assert (value(unit, "LimitCORE"), int(value(unit, "TasksMax")) > 1000) == ("0", True)
+
+
 def test_paths_and_user_are_put_in() -> None:
     plan = planned("/data/in put", "/data/100%", user="restorer")
     unit = text_of(plan, service.UNIT)
@@ -333,6 +342,7 @@ def test_the_service_starts_and_says_so(served: Served) -> None:
     assert "drwxrws---" in box.must("ls", "-ld", "/srv/invsr/inbox")
     assert (box.show(UNIT, "ActiveState"), box.show(UNIT, "Type")) == ("active", "notify")
     wait_until(lambda: "0 running, 0 queued" in box.show(UNIT, "StatusText"), "it tells what it does")
+    assert "Landlock" not in served.log, "the unit lets its processes confine themselves"
     exposure = box.must("systemd-analyze", "--no-pager", "security", "--threshold=15", UNIT)
     print(exposure.splitlines()[-1])
 

@@ -8,7 +8,7 @@ from invsr_daemon.wire.events import Progress
 from invsr_daemon.workers.serving import serve
 
 
-def answer(line: str, progress: Progress) -> int:
+def answer(line: str, source: int | None, progress: Progress) -> int:
     for _ in range(int(line)):
         progress(1)
         time.sleep(0.1)

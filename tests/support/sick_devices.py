@@ -21,11 +21,12 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-from invsr_daemon.pool.local import LocalPool, Programs
+from invsr_daemon.pool.local import LocalPool
+from invsr_daemon.pool.worker import Programs
 
 # A fault that shows in tasks alone: whoever tries the device finds it well.
 UNSEEN = "CUDA error: only tasks see it"
-PROGRAMS = Programs("tests.support.sick_worker", "tests.support.sick_probe", (0.0, 0.5, 2.0))
+CODE = Path(__file__).parents[1]
 
 
 def fault_of(device: str) -> str | None:
@@ -51,9 +52,11 @@ def daemon() -> None:
     from invsr_daemon.cli.main import main
 
     cards = tuple(os.environ["CARDS"].split(","))
+    reads = (CODE, Path(os.environ["SICK_DEVICES"]).parent)
+    programs = Programs("tests.support.sick_worker", "tests.support.sick_probe", (0.0, 0.5, 2.0), reads)
     with (
         patch.object(room, "choose_devices", lambda names, workers: cards),
-        patch.object(room, "LocalPool", partial(LocalPool, programs=PROGRAMS)),
+        patch.object(room, "LocalPool", partial(LocalPool, programs=programs)),
     ):
         main(sys.argv[1:])
 

@@ -25,10 +25,10 @@ def main() -> None:
     torch.set_num_threads(1)
     restorer = DeviceRestorer("cpu")
 
-    def answer(line: str, progress: Progress) -> float:
+    def answer(line: str, source: int | None, progress: Progress) -> float:
         with device_faults(torch.device(device)):
             suffer(device)
-        return perform(parse_task(line), restorer, progress)
+        return perform(parse_task(line), restorer, progress, source)
 
     serve(answer)
 

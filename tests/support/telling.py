@@ -8,7 +8,7 @@ from invsr_daemon.wire.events import Progress
 from invsr_daemon.workers.serving import serve
 
 
-def answer(line: str, progress: Progress) -> str:
+def answer(line: str, descriptor: int | None, progress: Progress) -> str:
     progress(1)
     time.sleep(0.1)
     return line.strip()

@@ -31,6 +31,7 @@ from ..detail import Detail
 from ..guard import Guard
 from ..precision import cast
 from ..tiling import Tiling
+from .checking import check_size, read_json, read_settings
 from .compact import CompactAutoencoder, CompactNoisePredictor, CompactUNet
 from .noise_predictor import NoisePredictor
 
@@ -51,7 +52,11 @@ PREDICTOR_STATES = (f"{PREDICTOR}.safetensors", f"{PREDICTOR}.pth")
 DEFAULT_TILE = 128
 
 # What the libraries raise at files that are missing, cut short, or of another make.
-DAMAGES = (OSError, SafetensorError, LookupError, RuntimeError, ValueError, TypeError, AttributeError)
+DAMAGES = (
+    *(OSError, SafetensorError, LookupError, RuntimeError, ValueError, TypeError, AttributeError),
+    *(ArithmeticError, AssertionError, ImportError, MemoryError),
+)
+LONGEST_PROMPT = 1024  # in tokens
 
 _CLASSES: dict[str, Any] = {
     "AutoencoderKL": AutoencoderKL,
@@ -93,6 +98,7 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
         vae = load_network(folder / "vae", dtype)
         unet = load_network(folder / "unet", dtype)
         predictor = load_noise_predictor(folder, dtype)
+        read_json(folder / "scheduler" / "scheduler_config.json")
         scheduler = EulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
         prompt = load_prompt(folder, unet, dtype)
         tiling = _tiling(folder, vae, unet)
@@ -111,9 +117,13 @@ def load_parts(folder: Path, device: torch.device, dtype: torch.dtype) -> Parts:
 
 def load_network(folder: Path, dtype: torch.dtype) -> Any:
     """The network in a folder of diffusers layout, of the class its config names. Raises DAMAGES."""
-    name = _json(folder / "config.json")["_class_name"]
+    config = read_json(folder / "config.json")
+    name = config["_class_name"]
     if name not in _CLASSES:
         raise ValueError(f"{folder / 'config.json'} names an unknown class {name!r}")
+    _check_shards(folder)
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    check_size(lambda: _CLASSES[name].from_config(config), weights, folder)
     return _CLASSES[name].from_pretrained(
         folder,
         torch_dtype=dtype,
@@ -121,6 +131,14 @@ def load_network(folder: Path, dtype: torch.dtype) -> Any:
         use_safetensors=True,
         low_cpu_mem_usage=is_accelerate_available(),  # else diffusers warns at every load
     )
+
+
+def _check_shards(folder: Path) -> None:
+    """Weights in several files lie in this folder, whatever their index says. Raises ValueError."""
+    for index in folder.glob("*.index.json"):
+        names = json.loads(index.read_text())["weight_map"].values()
+        if any(Path(name).name != name for name in names):
+            raise ValueError(f"{index} names files in other folders")
 
 
 def load_noise_predictor(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -132,7 +150,9 @@ def load_noise_predictor(folder: Path, dtype: torch.dtype) -> nn.Module:
     if path is None:
         raise ValueError(f"it has no noise predictor ({' or '.join(PREDICTOR_STATES)})")
     config = folder / PREDICTOR_CONFIG
-    predictor = NoisePredictor(**(_json(config) if config.exists() else {}))
+    described = read_json(config) if config.exists() else {}
+    check_size(lambda: NoisePredictor(**described), path.stat().st_size, path)
+    predictor = NoisePredictor(**described)
     predictor.load_state_dict(read_state(path))
     return cast(predictor, dtype)
 
@@ -165,7 +185,11 @@ def load_prompt(folder: Path, unet: Any, dtype: torch.dtype) -> Prompt | None:
         embeds = _encode_once(folder)
     else:
         raise ValueError(f"it has neither {PROMPT_FILE} nor text_encoder/ and tokenizer/")
-    return Prompt(*(embeds[name].to(dtype) for name in ("positive", "negative")))
+    both = [embeds[name] for name in ("positive", "negative")]
+    for embed in both:
+        if embed.ndim != 3 or len(embed) != 1 or embed.shape[1] > LONGEST_PROMPT:
+            raise ValueError(f"the text condition has the shape {list(embed.shape)}, not [1,tokens,C]")
+    return Prompt(*(embed.to(dtype) for embed in both))
 
 
 def encode_prompts(folder: Path) -> dict[str, Tensor]:
@@ -194,17 +218,24 @@ def encode_prompts(folder: Path) -> dict[str, Tensor]:
 def write_prompts(folder: Path) -> dict[str, Tensor]:
     """Encode both prompts and keep them beside the model, so that loading needs no text encoder."""
     embeds = encode_prompts(folder)
-    partial = folder / f".{PROMPT_FILE}.{os.getpid()}.part"
-    save_file(embeds, partial)
-    partial.replace(folder / PROMPT_FILE)
+    keep_prompts(embeds, folder)
     return embeds
 
 
+def keep_prompts(embeds: dict[str, Tensor], folder: Path) -> None:
+    """Raises OSError, SafetensorError."""
+    partial = folder / f".{PROMPT_FILE}.{os.getpid()}.part"
+    save_file(embeds, partial)
+    partial.replace(folder / PROMPT_FILE)
+
+
 def _encode_once(folder: Path) -> dict[str, Tensor]:
-    if os.access(folder, os.W_OK):
-        return write_prompts(folder)
-    log.info("%s cannot be written to: its text encoder is needed at every start", folder)
-    return encode_prompts(folder)
+    embeds = encode_prompts(folder)
+    try:
+        keep_prompts(embeds, folder)
+    except (OSError, SafetensorError):
+        log.info("%s cannot be written to: its text encoder is needed at every start", folder)
+    return embeds
 
 
 def _tiling(folder: Path, vae: Any, unet: Any) -> Tiling:
@@ -220,11 +251,4 @@ def _tiling(folder: Path, vae: Any, unet: Any) -> Tiling:
 def _settings(folder: Path) -> dict[str, Any]:
     """What a model of this project says of itself; nothing for models in plain diffusers layout."""
     path = folder / "invsr.json"
-    return _json(path) if path.exists() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    loaded = json.loads(path.read_text())
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} does not hold a JSON object")
-    return loaded
+    return read_settings(path) if path.exists() else {}
