@@ -57,8 +57,8 @@ class Child:
         context = multiprocessing.get_context("fork") if copy else multiprocessing.get_context("spawn")
         self._cache = tempfile.TemporaryDirectory()
         self._connection, theirs = context.Pipe()
-        # A daemon: it ends with this process whatever happens.
-        self._process = context.Process(target=serve, args=(theirs, self._cache.name, make), daemon=True)
+        # No daemon: those must not start processes, as a compiler may.
+        self._process = context.Process(target=serve, args=(theirs, self._cache.name, make))
         self._process.start()
         theirs.close()
 

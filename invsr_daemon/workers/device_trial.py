@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ ENOUGH_MEMORY = 2 * GIB  # what the embedded model takes of a film in full HD, a
 # How far a result may be from the CPU's, as a share of the largest: rounding, sums in another order.
 FARTHEST = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 4e-2}
 SIDE, CHANNELS = 512, 64
+_ARCHITECTURE = re.compile(r"(?P<kind>sm|compute)_(?P<number>\d+)(?P<suffix>[af]?)")
 FRAMES, HEIGHT, WIDTH, PAN_STEP = 4, 60, 96, 2
 FILM = ModelSettings(
     model="default",
@@ -69,7 +71,7 @@ def _architecture(device: torch.device) -> tuple[str, list[str]]:
 
 
 def architecture_seen(name: str, built_for: list[str]) -> Seen:
-    """`sm_86` runs what was built for it, for an earlier minor number, or for a `compute_` up to it."""
+    """`name`: `sm_90`, or ROCm's `gfx942`."""
     if name in built_for or any(_runs_on(name, each) for each in built_for):
         return Seen("architecture", name)
     text = f"this torch has no code for {name}, only for {', '.join(built_for) or 'no GPU'}"
@@ -77,11 +79,17 @@ def architecture_seen(name: str, built_for: list[str]) -> Seen:
 
 
 def _runs_on(name: str, built: str) -> bool:
-    own, (kind, _, number) = name.removeprefix("sm_"), built.partition("_")
-    if not (own.isdecimal() and number.isdecimal()):
+    """CUDA's rules: code runs where the minor number is later, too; with `a` at its end nowhere else, and
+    `compute_` on all that is later, for the driver compiles it.
+    """
+    own, wanted = _ARCHITECTURE.fullmatch(name), _ARCHITECTURE.fullmatch(built)
+    if own is None or wanted is None:
         return False
-    early_enough = int(number) <= int(own)
-    return early_enough and (kind == "compute" or (kind == "sm" and number[:-1] == own[:-1]))
+    there, least = int(own["number"]), int(wanted["number"])
+    if wanted["suffix"] == "a":
+        return there == least
+    same_major = there // 10 == least // 10
+    return there >= least and (same_major or (wanted["kind"] == "compute" and not wanted["suffix"]))
 
 
 def memory_seen(free: int, total: int) -> Seen:

@@ -24,7 +24,7 @@ from invsr_daemon.workers.device_trial import (
 from tests.support.pretending import DEVICE, Pretence, Pretending, sent_away
 
 CPU = torch.device("cpu")
-BUILT_FOR = ["sm_75", "sm_80", "sm_90a", "compute_100"]
+BUILT_FOR = ["sm_75", "sm_80", "sm_90a", "sm_100f", "compute_121"]
 
 
 class Ailing(Pretence):
@@ -64,9 +64,11 @@ class Away(DeviceRestorer):
         ("sm_80", True),
         ("sm_86", True),  # a later minor number
         ("sm_70", False),
-        ("sm_90", False),  # what is built for sm_90a runs on nothing else
-        ("sm_90a", True),
-        ("sm_120", True),  # compiled by the driver from compute_100
+        ("sm_90", True),  # what is built for sm_90a runs there ...
+        ("sm_91", False),  # ... and nowhere else
+        ("sm_103", True),  # of sm_100f's family
+        ("sm_120", False),
+        ("sm_130", True),  # compiled by the driver from compute_121
         ("gfx942", False),
     ],
 )
