@@ -12,7 +12,7 @@ Exit codes: 0 all checks passed, 1 one failed.
 from __future__ import annotations
 
 import argparse
-import json
+import gc
 import os
 import sys
 import time
@@ -28,17 +28,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
-from gpu_device import Setting, machine, make_repeatable
-from gpu_faults import (
-    child_compiled,
-    child_film,
-    child_poisoned,
-    compiled,
-    memory_stage,
-    poisoned,
-    two_processes,
-    worker_memory,
-)
+from gpu_children import Children, Parent
+from gpu_device import Setting, machine, prepare
+from gpu_faults import Questions, compiled, memory_stage, poisoned, two_processes, worker_memory
 from gpu_results import Findings, Report, Result, Value
 from gpu_stages import ceilings, embedded_model, film_stage, full_stage
 
@@ -47,12 +39,16 @@ DRY_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a run. `seconds`: it is not begun with less left. `needs`: packages, none as a rule."""
+    """One part of a run. `seconds`: it is not begun with less left.
+
+    `needs`: packages, none as a rule. `asks`: children, by their names.
+    """
 
     name: str
     seconds: float
-    run: Callable[[Setting, Findings], None]
+    run: Callable[[Parent, Findings], None]
     needs: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
 
 
 def _encoders(setting: Setting, found: Findings) -> None:
@@ -69,14 +65,14 @@ STAGES = (  # the most telling first
     Stage("full-bf16", 30, partial(full_stage, dtype_name="bf16")),
     Stage("memory", 20, memory_stage),
     Stage("worker-memory", 5, worker_memory),
-    Stage("two-processes", 25, two_processes),
-    Stage("poisoned", 25, poisoned),
-    Stage("compiled", 60, compiled),
-    Stage("encoders", 15, _encoders, ("av",)),
+    Stage("two-processes", 25, two_processes, asks=("one", "other")),
+    Stage("poisoned", 25, poisoned, asks=("one", "fresh")),
+    Stage("compiled", 60, compiled, asks=("other", "fresh")),
+    Stage("encoders", 15, _encoders, needs=("av",)),
 )
 
 
-def performed(stage: Stage, setting: Setting, skipped: frozenset[str]) -> Result:
+def performed(stage: Stage, setting: Parent, skipped: frozenset[str]) -> Result:
     """A stage's result, whatever happens in it."""
     found = Findings()
     reason = _reason_to_skip(stage, setting, skipped)
@@ -108,10 +104,26 @@ def _reason_to_skip(stage: Stage, setting: Setting, skipped: frozenset[str]) -> 
     return ""
 
 
-def run(setting: Setting, out: Path, arguments: dict[str, Value], skipped: frozenset[str]) -> Report:
+def _asked(setting: Setting, skipped: frozenset[str]) -> list[str]:
+    """The children that there will be questions for."""
+    stages = [stage for stage in STAGES if not _reason_to_skip(stage, setting, skipped)]
+    return list(dict.fromkeys(name for stage in stages for name in stage.asks))
+
+
+def run(setting: Parent, out: Path, arguments: dict[str, Value], skipped: frozenset[str]) -> Report:
     """All stages in turn; the report is on disk after each."""
     out.mkdir(parents=True, exist_ok=True)
-    report = Report(machine(setting), arguments, ())
+    gc.freeze()  # what is loaded stays: nobody need look for garbage in it
+    if setting.dry:  # elsewhere nobody may be at work beside what is measured
+        setting.children.begin(_asked(setting, skipped))
+    try:
+        prepare(setting)
+        return _run(setting, out, Report(machine(setting), arguments, ()), skipped)
+    finally:
+        setting.children.close()
+
+
+def _run(setting: Parent, out: Path, report: Report, skipped: frozenset[str]) -> Report:
     for stage in STAGES:
         print(f"{stage.name} ...", flush=True)
         result = performed(stage, setting, skipped)
@@ -125,16 +137,10 @@ def run(setting: Setting, out: Path, arguments: dict[str, Value], skipped: froze
     return report
 
 
-def serve_as_child(setting: Setting, name: str) -> None:
-    """What a stage wants of another process, as JSON lines on stdout."""
-
-    def say(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), flush=True)
-
-    if name == "poisoned":
-        child_poisoned(setting, say)
-    else:
-        say({"film": child_film, "compiled": child_compiled}[name](setting))
+def parent_of(setting: Setting) -> Parent:
+    """In a dry run children are copies of this process, which has loaded torch: that takes seconds."""
+    children = Children(partial(Questions, setting), "fork" if setting.dry else "spawn")
+    return Parent(setting.device, setting.dry, setting.ends, children)
 
 
 def parsed() -> argparse.Namespace:
@@ -149,12 +155,11 @@ def parsed() -> argparse.Namespace:
         "--skip", default="", metavar="NAME,...", help=", ".join(each.name for each in STAGES)
     )
     parser.add_argument("--table", type=Path, metavar="JSON", help="print a run's table and end")
-    parser.add_argument("--child", choices=("film", "poisoned", "compiled"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = skipped_names(arguments.skip) - {stage.name for stage in STAGES}
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
-    if not (arguments.out or arguments.table or arguments.child):
+    if not (arguments.out or arguments.table):
         parser.error("--out is wanted")
     return arguments
 
@@ -168,23 +173,15 @@ def main() -> None:
     if arguments.table:
         print(Report.read(arguments.table).table(), end="")
         return
-    make_repeatable()
-    if arguments.dry:
-        torch.set_num_threads(1)
     device = torch.device(arguments.device or ("cpu" if arguments.dry else "cuda:0"))
     setting = Setting(device, arguments.dry, time.monotonic() + arguments.budget)
-    if setting.cuda:
-        torch.cuda.set_device(device)
-    if arguments.child:
-        serve_as_child(setting, arguments.child)
-        return
     asked: dict[str, Value] = {
         "budget": arguments.budget,
         "device": str(device),
         "dry": arguments.dry,
         "skip": arguments.skip,
     }
-    report = run(setting, arguments.out, asked, skipped_names(arguments.skip))
+    report = run(parent_of(setting), arguments.out, asked, skipped_names(arguments.skip))
     print(f"{'all checks passed' if report.passed else 'a check FAILED'}: {arguments.out / 'gpu.md'}")
     sys.exit(0 if report.passed else 1)
 

@@ -7,8 +7,6 @@ import os
 import platform
 import resource
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,11 +59,15 @@ class Profile:
     names: frozenset[str]
 
 
-def make_repeatable() -> None:
+def prepare(setting: Setting) -> None:
     """As workers do: no autotuned kernels, whose choice depends on what else goes on."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    if setting.dry:
+        torch.set_num_threads(1)
+    if setting.cuda:
+        torch.cuda.set_device(setting.device)
 
 
 def machine(setting: Setting) -> dict[str, Value]:
@@ -178,23 +180,3 @@ def _counted_syncs(setting: Setting) -> Iterator[list[warnings.WarningMessage]]:
             if setting.cuda:
                 torch.cuda.set_sync_debug_mode("default")
             caught[:] = [each for each in caught if "synchroniz" in str(each.message)]
-
-
-def child_command(setting: Setting, script: str, name: str) -> list[str]:
-    """How another process of this benchmark is started."""
-    command = [sys.executable, script, "--child", name, "--device", str(setting.device)]
-    return [*command, "--dry"] if setting.dry else command
-
-
-def ended(
-    setting: Setting, script: str, name: str, more: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """A child that has ended; killed, and TimeoutExpired raised, when the budget is used up."""
-    return subprocess.run(
-        child_command(setting, script, name),
-        capture_output=True,
-        text=True,
-        timeout=max(20.0, setting.left()),
-        check=False,
-        env={**os.environ, **(more or {})},
-    )

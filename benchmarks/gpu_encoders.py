@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ from gpu_models import picture
 from gpu_results import Findings
 
 from invsr_daemon.errors import InvsrError
-from invsr_daemon.media.colour import BT709, STUDIO
 from invsr_daemon.media.decode import RgbFrame
 from invsr_daemon.media.encode import chunk_suffix, open_chunk
-from invsr_daemon.records import Chunk, Colour, VideoInfo, VideoSettings
+from invsr_daemon.media.trial import video_of
+from invsr_daemon.records import Chunk, VideoSettings
 
 SIZES = ((2560, 1440), (7680, 4320))
 ENCODERS = ("h264_nvenc", "hevc_nvenc", "av1_nvenc")
@@ -46,27 +45,8 @@ def _encoded(encoder: str, width: int, height: int) -> tuple[float, int]:
         path = Path(folder) / f"chunk{chunk_suffix(encoder)}"
         began = time.monotonic()
         chunk = Chunk(0, 0, tuple(range(FRAMES)), None)
-        with open_chunk(path, _info(width, height), chunk, settings, 1.0) as opened:
+        with open_chunk(path, video_of(width, height), chunk, settings, 1.0) as opened:
             for index in range(FRAMES):
                 pixels = np.ascontiguousarray(wide[:, 2 * index : 2 * index + width])
                 opened.encode(RgbFrame(index, pixels))
         return time.monotonic() - began, path.stat().st_size
-
-
-def _info(width: int, height: int) -> VideoInfo:
-    return VideoInfo(
-        path=Path(),
-        container="",
-        stream=0,
-        codec="",
-        width=width,
-        height=height,
-        depth=8,
-        time_base=Fraction(1, 25),
-        rate=Fraction(25),
-        colour=Colour(BT709, BT709, BT709, STUDIO),
-        sample_aspect_ratio=None,
-        display_matrix=None,
-        others=(),
-        notes=(),
-    )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import cache, cached_property, partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_device import Setting, capped, ended, peak_bytes, reset_peak, seconds_of
-from gpu_models import embedded, full_size, full_tile, picture, psnr, worst
+from gpu_children import Answer, ChildEnded, Parent
+from gpu_device import Setting, capped, peak_bytes, prepare, reset_peak, seconds_of
+from gpu_models import embedded, full_autoencoder, full_size, full_tile, picture, psnr, worst
 from gpu_results import Findings
 from gpu_stages import film_digest, film_model, film_sizes
 from torch import Tensor
@@ -25,7 +24,6 @@ from invsr_daemon import InvSR
 from invsr_daemon.restorers.invsr.model import InvSRNetworks
 from invsr_daemon.restorers.options import Options
 
-SCRIPT = str(Path(__file__).with_name("gpu.py"))
 MOST_TILES = 16
 SAME_PICTURE = 60.0  # dB: what another batch may change
 MiB = 1 << 20
@@ -128,104 +126,144 @@ def worker_memory(setting: Setting, found: Findings) -> None:
 # Other processes
 
 
-def two_processes(setting: Setting, found: Findings) -> None:
+def two_processes(setting: Parent, found: Findings) -> None:
     """The same film by two processes at once on this device, and by this one."""
-    own = child_film(setting)["digest"]
+    own = first_film(setting)
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: _answer(setting, "film"), range(2)))
+        both = list(pool.map(lambda child: setting.ask(child, "film"), ("one", "other")))
     for number, answer in enumerate(both, 1):
         same = answer["digest"] == own
         found.check(f"process {number} gives the same film", same, answer["digest"][:16], own[:16])
         found.figure(f"process {number}, s", answer["seconds"])
 
 
-def poisoned(setting: Setting, found: Findings) -> None:
+@cache
+def first_film(setting: Setting) -> str:
+    """What this process makes of the first film."""
+    return film_digest(film_model(setting), film_sizes(setting)[0])
+
+
+def poisoned(setting: Parent, found: Findings) -> None:
     """After a failed assertion on the device its context is lost for a process, and for that one alone."""
-    lost = ended(setting, SCRIPT, "poisoned")
-    lines = lost.stdout.strip().splitlines()
-    first = lines[0] if lines else f"ended with {lost.returncode}"
-    left = len(lines) < 2 and lost.returncode != 0
-    told = any("Lost" in json.loads(line).get("kind", "") for line in lines)
-    found.check(
-        "a lost device ends the worker, or is told as lost",
-        left or told,
-        first[:300],
-        "an end, or ...LostError",
-    )
-    answer = _answer(setting, "film")
-    found.check(
-        "a fresh process works",
-        answer["digest"] == child_film(setting)["digest"],
-        answer["digest"][:16],
-        "this one's",
-    )
+    told = [_told(setting) for _ in range(2)]
+    lost = any(each is None or "Lost" in each.get("kind", "") for each in told)
+    first = "it ended" if told[0] is None else json.dumps(told[0])[:300]
+    found.check("a lost device ends the worker, or is told as lost", lost, first, "an end, or ...LostError")
+    answer, own = setting.ask("fresh", "film"), first_film(setting)
+    found.check("a fresh process works", answer["digest"] == own, answer["digest"][:16], own[:16])
 
 
-def compiled(setting: Setting, found: Findings) -> None:
-    """The decoder through `torch.compile`: what it costs, gains and changes, in two processes."""
-    began = time.monotonic()
-    first = _compiled_apart(setting)
+def _told(setting: Parent) -> Answer | None:
+    """What a worker says of a request for which its device is lost; None if it ends instead."""
+    try:
+        return setting.ask("one", "poisoned")
+    except ChildEnded:
+        return None
+
+
+def compiled(setting: Parent, found: Findings) -> None:
+    """The decoder through `torch.compile`: what it costs, gains and changes, in two processes at once."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda child: setting.ask(child, "compiled"), ("other", "fresh"))
     for name, value in first.items():
         found.figure(name, value)
-    if setting.left() < 1.2 * (time.monotonic() - began):
-        found.note("no time for a second process")
-        return
-    second = _compiled_apart(setting)
     same = first["digest"] == second["digest"]
     found.check("two processes compile to the same bits", same, second["digest"], first["digest"])
-
-
-def _compiled_apart(setting: Setting) -> dict[str, Any]:
-    """In a process without what others have compiled."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _answer(setting, "compiled", {"TORCHINDUCTOR_CACHE_DIR": folder})
-
-
-def _answer(setting: Setting, name: str, more: dict[str, str] | None = None) -> dict[str, Any]:
-    """What a child said last. Raises RuntimeError if it failed."""
-    child: subprocess.CompletedProcess[str] = ended(setting, SCRIPT, name, more)
-    if child.returncode:
-        raise RuntimeError(f"the process `{name}` ended with {child.returncode}: {child.stderr[-500:]}")
-    answer: dict[str, Any] = json.loads(child.stdout.strip().splitlines()[-1])
-    return answer
+    for name, value in setting.ask("other", "gain").items():
+        found.figure(name, value)
 
 
 # What the other processes do
 
 
-def child_film(setting: Setting) -> dict[str, Any]:
-    began = time.monotonic()
-    digest = film_digest(film_model(setting), film_sizes(setting)[0])
-    return {"digest": digest, "seconds": round(time.monotonic() - began, 2)}
+class Questions:
+    """What a child can be asked."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        prepare(setting)
+
+    def __call__(self, question: str) -> Answer:
+        answers: dict[str, Callable[[], Answer]] = {
+            "film": self.film,
+            "compiled": self.compiled,
+            "gain": self.gain,
+            "poisoned": self.poisoned,
+        }
+        return answers[question]()
+
+    def film(self) -> Answer:
+        began = time.monotonic()
+        return {"digest": first_film(self._setting), "seconds": round(time.monotonic() - began, 2)}
+
+    def compiled(self) -> Answer:
+        """Seconds to compile the decoder, and the worst difference to the decoder as it is."""
+        setting, decoder = self._setting, self._decoder
+        with torch.inference_mode():
+            expected = decoder.plain(decoder.latents)
+            setting.synchronize()
+            began = time.perf_counter()
+            result = decoder.quick(decoder.latents)
+            setting.synchronize()
+        return {
+            "compiling, s": round(time.perf_counter() - began, 2),
+            "worst difference": worst(result, expected),
+            "digest": hashlib.sha256(result.cpu().float().numpy().tobytes()).hexdigest()[:16],
+        }
+
+    def gain(self) -> Answer:
+        """Milliseconds of the decoder as it is and compiled; nobody else is at work."""
+        decoder, batch = self._decoder, len(self._decoder.latents)
+        with torch.inference_mode():
+            before, after = (
+                seconds_of(self._setting, partial(network, decoder.latents), runs=3, warm=1)
+                for network in (decoder.plain, decoder.quick)
+            )
+        return {
+            "decode as it is, ms per tile": round(1e3 * before / batch, 3),
+            "decode compiled, ms per tile": round(1e3 * after / batch, 3),
+            "gain, times": round(before / after, 3),
+        }
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._setting)
+
+    def poisoned(self) -> Answer:
+        """A request to a worker whose device is lost in it: what it tells of that."""
+        from invsr_daemon.wire.events import event_of
+
+        return event_of(lambda _line, _progress: self._poisoned_picture(), "", lambda _frames: None)
+
+    def _poisoned_picture(self) -> None:
+        small = picture(40, 64)
+        if find_spec("cv2") is None:
+            self._poisoned_model.restore(small)
+            return
+        from gpu_worker import picture_by
+
+        picture_by(self._setting, self._poisoned_model, small)
+
+    @cached_property
+    def _poisoned_model(self) -> InvSR:
+        return InvSR(Poisoned(embedded(self._setting, torch.float32).restorer))
 
 
-def child_compiled(setting: Setting) -> dict[str, Any]:
-    """Seconds to compile, what it gains, and the worst difference to the decoder as it is."""
-    vae = full_size(setting, torch.float16).restorer.parts.vae
-    generator = torch.Generator(setting.device).manual_seed(4)
-    batch, side = (1, 8) if setting.dry else (4, 64)
-    latents = torch.randn(batch, 4, side, side, device=setting.device, generator=generator).to(vae.dtype)
-    with torch.inference_mode():
-        hidden = vae.post_quant_conv(latents)
-        expected = vae.decoder(hidden)
+class Decoder:
+    """That of the full size as it is and compiled, and what is decoded."""
+
+    def __init__(self, setting: Setting) -> None:
+        vae = full_autoencoder(setting, torch.float16)
+        generator = torch.Generator(setting.device).manual_seed(4)
+        batch, side = (1, 8) if setting.dry else (4, 64)
+        drawn = torch.randn(batch, 4, side, side, device=setting.device, generator=generator)
+        with torch.inference_mode():
+            self.latents = vae.post_quant_conv(drawn.to(vae.dtype))
+        self.plain = vae.decoder
         # Without a GPU nothing is generated: only the way there is tried.
-        backend = "inductor" if setting.cuda else "eager"
-        quick: Any = torch.compile(vae.decoder, dynamic=False, backend=backend)
-        setting.synchronize()
-        began = time.perf_counter()
-        result = quick(hidden)
-        setting.synchronize()
-        compiling = time.perf_counter() - began
-        before = seconds_of(setting, lambda: vae.decoder(hidden), runs=3, warm=1)
-        after = seconds_of(setting, lambda: quick(hidden), runs=3, warm=1)
-    return {
-        "compiling, s": round(compiling, 2),
-        "decode as it is, ms per tile": round(1e3 * before / batch, 3),
-        "decode compiled, ms per tile": round(1e3 * after / batch, 3),
-        "gain, times": round(before / after, 3),
-        "worst difference": worst(result, expected),
-        "digest": hashlib.sha256(result.cpu().float().numpy().tobytes()).hexdigest()[:16],
-    }
+        self.quick: Any = torch.compile(
+            vae.decoder, dynamic=False, backend="inductor" if setting.cuda else "eager"
+        )
 
 
 class Poisoned(InvSRNetworks):
@@ -243,19 +281,3 @@ class Poisoned(InvSRNetworks):
         beyond = torch.full((1,), 1000, device=self.device)
         torch.zeros(4, device=self.device)[beyond].cpu()
         return super().restore_tiles(tiles, draws, options, dtype)
-
-
-def child_poisoned(setting: Setting, say: Callable[[dict[str, Any]], None]) -> None:
-    """Two requests to a worker whose device is lost in the first: what it tells of each."""
-    from invsr_daemon.wire.events import event_of
-
-    model = InvSR(Poisoned(embedded(setting, torch.float32).restorer))
-    small = picture(40, 64)
-    if find_spec("cv2") is None:
-        request: Callable[[], object] = lambda: model.restore(small)  # noqa: E731
-    else:
-        from gpu_worker import picture_by
-
-        request = lambda: picture_by(setting, model, small)  # noqa: E731
-    for _ in range(2):
-        say(event_of(lambda _line, _progress: request(), "", lambda _frames: None))

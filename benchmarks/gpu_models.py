@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ def embedded(setting: Setting, dtype: torch.dtype) -> InvSR:
 
 def full_tile(setting: Setting) -> int:
     """Side of a full-size tile in LR pixels."""
-    return 32 if setting.dry else 128
+    return 16 if setting.dry else 128
 
 
 def full_size(setting: Setting, dtype: torch.dtype) -> InvSR:
@@ -53,15 +54,9 @@ def full_size(setting: Setting, dtype: torch.dtype) -> InvSR:
     """
     dtype = torch.float32 if setting.dry else dtype
     generator = torch.Generator(setting.device).manual_seed(0)
-    with torch.device("meta"):
-        networks = _networks(NARROWER if setting.dry else 1)
-    for network in networks:
-        network.to_empty(device=setting.device)
-        cast(network, dtype)
-        _draw_weights(network, generator)
-        network.eval().requires_grad_(False)
-    set_layout(networks, torch.channels_last)
-    vae, unet, predictor = networks
+    vae, unet, predictor = (
+        _drawn(setting, make, dtype, generator) for make in (_autoencoder, _unet, _predictor)
+    )
     prompts = torch.randn(2, 1, 77, 1024, device=setting.device, generator=generator).to(dtype)
     tile = full_tile(setting)
     parts = Parts(
@@ -76,21 +71,33 @@ def full_size(setting: Setting, dtype: torch.dtype) -> InvSR:
     return InvSR(InvSRNetworks(parts, setting.device, dtype))
 
 
+def full_autoencoder(setting: Setting, dtype: torch.dtype) -> Any:
+    """That of `full_size`, alone."""
+    generator = torch.Generator(setting.device).manual_seed(0)
+    return _drawn(setting, _autoencoder, torch.float32 if setting.dry else dtype, generator)
+
+
+def _drawn(
+    setting: Setting, make: Callable[[int], Any], dtype: torch.dtype, generator: torch.Generator
+) -> Any:
+    """A network whose weights are made on the device."""
+    with torch.device("meta"):
+        network = make(NARROWER if setting.dry else 1)
+    network.to_empty(device=setting.device)
+    cast(network, dtype)
+    _draw_weights(network, generator)
+    network.eval().requires_grad_(False)
+    set_layout((network,), torch.channels_last)
+    return network
+
+
 def set_layout(networks: tuple[Any, ...], layout: torch.memory_format) -> None:
     for network in networks:
         nn.Module.to(network, memory_format=layout)  # type: ignore[call-overload]
 
 
-def _networks(narrower: int) -> tuple[Any, Any, Any]:
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=tuple(channels // narrower for channels in (320, 640, 1280, 1280)),
-        attention_head_dim=(5, 10, 20, 20),
-        cross_attention_dim=1024,
-        use_linear_projection=True,
-        norm_num_groups=32 // narrower,
-    )
-    vae = AutoencoderKL(
+def _autoencoder(narrower: int) -> AutoencoderKL:
+    return AutoencoderKL(
         block_out_channels=tuple(channels // narrower for channels in (128, 256, 512, 512)),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -98,12 +105,25 @@ def _networks(narrower: int) -> tuple[Any, Any, Any]:
         sample_size=768,
         norm_num_groups=32 // narrower,
     )
-    predictor = NoisePredictor(
+
+
+def _unet(narrower: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=tuple(channels // narrower for channels in (320, 640, 1280, 1280)),
+        attention_head_dim=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+        norm_num_groups=32 // narrower,
+    )
+
+
+def _predictor(narrower: int) -> Any:
+    return NoisePredictor(
         block_out_channels=(256 // narrower, 512 // narrower),
         norm_num_groups=32 // narrower,
         attention_head_dim=64 // narrower,
     )
-    return vae, unet, predictor
 
 
 def _draw_weights(network: nn.Module, generator: torch.Generator) -> None:

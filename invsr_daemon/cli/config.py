@@ -13,12 +13,13 @@ from .options import FAILED, USAGE, config_option
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-def doctor(config_file: Path | None, *, as_json: bool) -> None:
+@click.option("--gpu", is_flag=True, help="Try each device: 30 seconds, and one line each.")
+def doctor(config_file: Path | None, *, as_json: bool, gpu: bool) -> None:
     """Tell what is wrong with this machine, the model, the folders and limits, and how to mend it."""
     from ..doctor.examine import examine
     from ..settings.reading import load
 
-    if not examine(load(config_file, {}), click.echo, as_json=as_json):
+    if not examine(load(config_file, {}), click.echo, as_json=as_json, gpu=gpu):
         sys.exit(FAILED)
 
 

@@ -15,16 +15,21 @@ from ..settings.settings import Settings
 from .encoders import check_encoders
 from .findings import AS_SERVICE, DoctorCheck, Finding, Say
 from .folders import check_folders, check_free_space, check_hard_links, check_moves
+from .gpu import check_gpus
 from .inotify import check_inotify
 from .machine import check_confinement, check_devices, check_open_files, check_python, check_torch
 from .models import check_models
 from .service import check_daemon, check_service
 
 
-def examine(settings: Settings, say: Say, *, as_json: bool) -> bool:
-    """Make every check and tell each finding as soon as it is known; whether nothing failed."""
+def examine(settings: Settings, say: Say, *, as_json: bool, gpu: bool = False) -> bool:
+    """Make every check and tell each finding as soon as it is known; whether nothing failed.
+
+    `gpu`: try, too, what each device computes.
+    """
     well = True
-    for name, check in checks(settings).items():
+    more: dict[str, DoctorCheck] = {"device": partial(check_gpus, settings)} if gpu else {}
+    for name, check in {**checks(settings), **more}.items():
         for finding in _examined(name, check):
             say(json.dumps(asdict(finding)) if as_json else _lines(finding))
             well = well and finding.level != "FAIL"

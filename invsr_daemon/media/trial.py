@@ -29,14 +29,15 @@ def encoding_problem(settings: VideoSettings) -> str | None:
     return None
 
 
-def _encode(settings: VideoSettings) -> None:
-    info = VideoInfo(
+def video_of(width: int, height: int) -> VideoInfo:
+    """A plain video of this size that no file holds: 8 bits, BT.709, 25 frames a second."""
+    return VideoInfo(
         path=Path(),
         container="",
         stream=0,
         codec="",
-        width=SIDE,
-        height=SIDE,
+        width=width,
+        height=height,
         depth=8,
         time_base=Fraction(1, 25),
         rate=Fraction(25),
@@ -46,12 +47,12 @@ def _encode(settings: VideoSettings) -> None:
         others=(),
         notes=(),
     )
+
+
+def _encode(settings: VideoSettings) -> None:
     chunk = Chunk(0, 0, (0,), None)
     frame = RgbFrame(0, np.zeros((SIDE, SIDE, 3), np.uint8))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_chunk(
-            Path(folder) / f"try{chunk_suffix(settings.codec)}", info, chunk, settings, 1.0
-        ) as encoder,
-    ):
-        encoder.encode(frame)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"try{chunk_suffix(settings.codec)}"
+        with open_chunk(path, video_of(SIDE, SIDE), chunk, settings, 1.0) as encoder:
+            encoder.encode(frame)

@@ -22,7 +22,7 @@ from .faults import memory_errors
 
 log = logging.getLogger(__name__)
 
-_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class DeviceRestorer:
@@ -137,7 +137,7 @@ class DeviceRestorer:
     def _dtype(self, settings: ModelSettings) -> torch.dtype:
         if settings.precision == "auto":
             return _quickest(self.device)
-        return _PRECISIONS[settings.precision]
+        return PRECISIONS[settings.precision]
 
 
 def _quickest(device: torch.device) -> torch.dtype:

@@ -1,108 +1,33 @@
 """What is computed on a GPU: no tensor that stays in main memory is mixed with what lies on the device.
 
-There need not be one: tensors pretend. They say that they are elsewhere, hold their values in main memory all
-the same, and refuse to be computed with tensors that do not pretend.
+There need not be one: see `tests.support.pretending`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from invsr_daemon import InvSR
 from invsr_daemon.restorers.color_fix import ColorFix
+from invsr_daemon.restorers.detail import Detail
 from invsr_daemon.restorers.film.averaging import FilmFrame
 from invsr_daemon.restorers.film.restorer import FilmRestorer
+from invsr_daemon.restorers.invsr.loading import Parts, Prompt
 from invsr_daemon.restorers.invsr.model import InvSRNetworks
+from invsr_daemon.restorers.invsr.noise_predictor import NoisePredictor
 from invsr_daemon.restorers.options import Options
+from invsr_daemon.restorers.precision import cast
+from invsr_daemon.restorers.tiling import Tiling
+from tests.support.pretending import DEVICE, Pretence, Pretending, sent_away
 from tests.support.shots import crop, pan, photograph, still_shot, with_cut, with_object
 
 pytestmark = pytest.mark.slow  # starts processes, or computes for long
-
-DEVICE = torch.device("meta")  # the only other one that every build of torch knows
-# These take tensors in main memory beside the device's own.
-CROSSING = ("aten.copy_", "aten.to", "aten._to_copy")
-
-
-class Pretending(Tensor):
-    """A tensor that says it is on DEVICE."""
-
-    held: Tensor
-
-    @staticmethod
-    def __new__(cls: type[Pretending], values: Tensor) -> Pretending:
-        made: Pretending = Tensor._make_wrapper_subclass(
-            cls,
-            values.shape,
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
-            dtype=values.dtype,
-            device=DEVICE,
-        )
-        made.held = values
-        return made
-
-    # Neither is dispatched by torch.
-    def tolist(self) -> Any:
-        return self.held.tolist()
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return super().__getitem__(Pretending(torch.tensor(index)) if isinstance(index, list) else index)
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return computed(function, args, kwargs or {})
-
-
-class Pretence(TorchDispatchMode):
-    """What is made on DEVICE pretends, too."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return computed(function, args, kwargs or {})
-
-
-def computed(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    name = str(function).rpartition(".")[0]
-    given = tree_leaves((args, kwargs))
-    tensors = [each for each in given if isinstance(each, Tensor)]
-    away = [each for each in tensors if isinstance(each, Pretending)]
-    if away and name not in CROSSING:
-        here = [each for each in tensors if each.dim() and not isinstance(each, Pretending)]
-        assert not here, f"{name} mixes devices"
-    result = function(*tree_map(in_memory, args), **tree_map(in_memory, kwargs))
-    if name.endswith("_") and not name.endswith("__"):
-        return args[0]
-    if "out" in kwargs:
-        return kwargs["out"]
-    devices = [each for each in given if isinstance(each, torch.device)]
-    if str(function) == "aten.to.other":
-        devices = [args[1].device]
-    pretends = devices[0] == DEVICE if devices else bool(away)
-    return (
-        tree_map(lambda each: Pretending(each) if isinstance(each, Tensor) else each, result)
-        if pretends
-        else result
-    )
-
-
-def in_memory(value: Any) -> Any:
-    if isinstance(value, Pretending):
-        return value.held
-    return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +35,8 @@ def away() -> InvSR:
     """The embedded model on DEVICE."""
     near = InvSR.load("default")
     parts = near.restorer.parts
-    for network in (parts.vae, parts.unet, parts.noise_predictor):
-        for module in network.modules():
-            tensors: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for named in tensors:
-                named.update(
-                    {name: Pretending(each.data) for name, each in named.items() if each is not None}
-                )
+    for network in near.restorer.networks.values():
+        sent_away(network)
     return InvSR(InvSRNetworks(parts, DEVICE, torch.float32))
 
 
@@ -170,3 +90,83 @@ def test_pictures_stay_on_their_device(away: InvSR, fix: ColorFix) -> None:
         found = away.restore(picture, tile=32, color_fix=fix)
     assert isinstance(found, Pretending)
     assert torch.equal(expected, found.held)
+
+
+def full_size(dtype: torch.dtype) -> Parts:
+    """Networks of the full size's classes, narrow, with random weights that are always the same."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=(2, 4),
+        cross_attention_dim=16,
+        use_linear_projection=True,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    predictor = NoisePredictor(
+        block_out_channels=(8, 8),
+        layers_per_block=(1, 1),
+        norm_num_groups=4,
+        temb_channels=8,
+        attention_head_dim=4,
+    )
+    for network in (vae, unet, predictor):
+        cast(network, dtype)
+        network.eval().requires_grad_(False)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing"
+    )
+    positive, negative = torch.randn(2, 1, 7, 16).to(dtype)
+    tiling = Tiling(tile=32, overlap=16, multiple=16)
+    return Parts(vae, unet, predictor, scheduler, Prompt(positive, negative), tiling, Detail())
+
+
+def full_size_away(dtype: torch.dtype) -> InvSR:
+    parts = full_size(dtype)
+    for network in (parts.vae, parts.unet, parts.noise_predictor):
+        sent_away(network)
+    assert parts.prompt is not None
+    prompt = Prompt(Pretending(parts.prompt.positive), Pretending(parts.prompt.negative))
+    return InvSR(InvSRNetworks(replace(parts, prompt=prompt), DEVICE, dtype))
+
+
+GUIDED = Options(timesteps=(200, 100), tile_batch=2, color_fix="ycbcr", guidance_scale=2.0, size=(100, 130))
+
+
+def test_full_size_pictures_stay_on_their_device() -> None:
+    picture = crop(photograph(), 60).float()[None] / 255
+    near = InvSR(InvSRNetworks(full_size(torch.bfloat16), torch.device("cpu"), torch.bfloat16))
+
+    def restored(model: InvSR) -> Tensor:
+        return model.restore(picture, timesteps=(200, 100), color_fix="ycbcr", guidance_scale=2.0)
+
+    expected = restored(near)
+    with Pretence():
+        found = restored(full_size_away(torch.bfloat16))
+    assert isinstance(found, Pretending)
+    assert torch.equal(expected, found.held)
+
+
+def test_full_size_films_stay_on_their_device() -> None:
+    frames = pan(4)
+
+    def restored(model: InvSR) -> list[Tensor]:
+        restorer = FilmRestorer(model, GUIDED, seed=3, interval=3, frame_batch=2)
+        return list(restorer.restore(frames, range(len(frames))))
+
+    expected = restored(InvSR(InvSRNetworks(full_size(torch.float32), torch.device("cpu"), torch.float32)))
+    with Pretence():
+        found = restored(full_size_away(torch.float32))
+    for one, other in zip(expected, found, strict=True):
+        assert isinstance(other, Pretending)
+        assert torch.equal(one, other.held)

@@ -35,12 +35,15 @@ BUSIEST = 0.6  # ... so often; else the first
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes samples out of sharp pictures."""
+    """Makes samples out of sharp pictures.
+
+    Without drawn ones photographs stand for them; without a teacher the truth stands for its pictures.
+    """
 
     seed: int
     photographs: tuple[Source, ...]
     drawn: tuple[Source, ...]
-    teacher: X4Plus
+    teacher: X4Plus | None
     dtype: torch.dtype
 
     def sample(self, number: int) -> Sample:
@@ -55,21 +58,37 @@ class Maker:
         wide = poor[top - CONTEXT : top + SIDE + CONTEXT, left - CONTEXT : left + SIDE + CONTEXT]
         sharp = whole[top * SCALE : (top + SIDE) * SCALE, left * SCALE : (left + SIDE) * SCALE]
         inner = wide[CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
-        theirs = self._taught(wide) if kind is Kind.TAUGHT else sharp
+        teacher = self.teacher if kind is Kind.TAUGHT else None
+        theirs = sharp if teacher is None else self._taught(teacher, wide)
         return Sample(*(np.ascontiguousarray(each) for each in (inner, sharp, theirs)))
 
     def _sharp(self, kind: Kind, rng: np.random.Generator) -> np.ndarray:
         """Photographs have much blur and sky in them, which teach little."""
-        sources = self.drawn if kind is Kind.DRAWN else self.photographs
-        choice = kind is not Kind.DRAWN and rng.random() < BUSIEST
+        drawn = self.drawn if kind is Kind.DRAWN else ()
+        sources = drawn or self.photographs
+        choice = not drawn and rng.random() < BUSIEST
         chosen = [sources[int(rng.integers(len(sources)))] for _ in range(CANDIDATES if choice else 1)]
         return max((cut(source, WHOLE * SCALE, rng) for source in chosen), key=_busy)
 
-    def _taught(self, wide: np.ndarray) -> np.ndarray:
+    def _taught(self, teacher: X4Plus, wide: np.ndarray) -> np.ndarray:
         """The teacher's picture without the context; without colour where the input has none."""
         edge = CONTEXT * SCALE
-        result = taught(self.teacher, wide, self.dtype)[edge:-edge, edge:-edge]
+        result = taught(teacher, wide, self.dtype)[edge:-edge, edge:-edge]
         return without_colour(result) if bool((wide == wide[..., :1]).all()) else result
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples that are made whenever they are read: they take time instead of space."""
+
+    maker: Maker
+    count: int
+
+    def size(self, known: int = 0) -> int:
+        return self.count
+
+    def read(self, number: int) -> Sample:
+        return self.maker.sample(number)
 
 
 def _busy(square: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,16 @@ class Sample:
     poor: np.ndarray
     sharp: np.ndarray
     taught: np.ndarray
+
+
+class Samples(Protocol):
+    """Numbered samples, of a kind by their number."""
+
+    def size(self, known: int = 0) -> int:
+        """How many there are; `known` are there for sure."""
+        ...
+
+    def read(self, number: int) -> Sample: ...
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Student:
         device: torch.device,
     ) -> None:
         """`changes`: constructor arguments of `vae`, `unet` and `noise_predictor` that differ from base's."""
+        self.device = device
         autoencoder = parts.grown(parts.network(base, "vae"), changes.get("vae", {}))
         unet = parts.grown(parts.network(base, "unet"), changes.get("unet", {}))
         predictor = parts.grown(parts.noise_predictor(base), changes.get("noise_predictor", {}))

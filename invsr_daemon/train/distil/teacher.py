@@ -107,6 +107,6 @@ def _read_into(convolution: nn.Conv2d, content: bytes, position: int) -> int:
 def taught(network: X4Plus, poor: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """uint8 [H,W,3] -> uint8 [4H,4W,3]."""
     x = torch.from_numpy(poor.copy()).permute(2, 0, 1)[None].float().div(255)
-    x = x.to(dtype=dtype, memory_format=torch.channels_last)
+    x = x.to(network.last.weight.device, dtype, memory_format=torch.channels_last)
     result = network(x)[0].float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return result.permute(1, 2, 0).contiguous().numpy()
+    return result.permute(1, 2, 0).contiguous().cpu().numpy()

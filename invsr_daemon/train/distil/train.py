@@ -13,7 +13,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,9 @@ from torch import Tensor
 from ...errors import ConfigError, InvsrError
 from ...files.durable import sync_rename
 from ...restorers.guard import Guard
+from ..batches import ahead
 from .pausing import wait_while, write_pid
-from .pool import Kind, Pool, Sample, drawn_numbers, kind_of
+from .pool import Kind, Pool, Sample, Samples, drawn_numbers, kind_of
 from .precision import quick_precision
 from .student import Student, Weights
 
@@ -87,8 +91,16 @@ class Batch:
     start: Tensor
     rng: np.random.Generator
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, laid out for convolutions."""
+        poor, wanted, sharp = (
+            each.to(device, memory_format=torch.channels_last)
+            for each in (self.poor, self.wanted, self.sharp)
+        )
+        return Batch(poor, wanted, sharp, self.start.to(device), self.rng)
 
-def batch_of(plan: Plan, pool: Pool, size: int, step: int) -> Batch:
+
+def batch_of(plan: Plan, pool: Samples, size: int, step: int) -> Batch:
     """A step's batch out of the pool's first `size` samples."""
     rng = np.random.default_rng([plan.seed, step])
     shares = {kind: plan.shares[kind.value] for kind in Kind}
@@ -134,7 +146,8 @@ class Run:
 
     def take_step(self, batch: Batch) -> dict[str, float]:
         """Weighted losses. Raises InvsrError where the gradient is not finite."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+        batch = batch.to(self.student.device)
+        with torch.autocast(self.student.device.type, torch.bfloat16, enabled=self._bf16):
             losses = self.student.losses(
                 batch.poor, batch.wanted, batch.sharp, batch.start, Weights(**self.plan.weights), batch.rng
             )
@@ -165,14 +178,19 @@ class Run:
         }
         torch.save(state, partial)
         sync_rename(partial, out / CHECKPOINT)
-        self._write_model(out / "model")
+        with self.averaged_weights() as student:
+            student.save(out / "model")
 
-    def _write_model(self, folder: Path) -> None:
+    @contextmanager
+    def averaged_weights(self) -> Iterator[Student]:
+        """The student with averaged weights, as long as this lasts."""
         trained = self.student.trained
         kept = {name: value.clone() for name, value in trained.state_dict().items()}
         trained.load_state_dict(self.averaged)
-        self.student.save(folder)
-        trained.load_state_dict(kept)
+        try:
+            yield self.student
+        finally:
+            trained.load_state_dict(kept)
 
     def read(self, out: Path) -> None:
         """From a checkpoint if there is one. Raises ConfigError if it is another training's."""
@@ -183,41 +201,71 @@ class Run:
         try:
             self.student.trained.load_state_dict(state["trained"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.averaged = state["averaged"]
+            for name, value in self.averaged.items():
+                value.copy_(state["averaged"][name])
             self.step, self.pool_size = state["step"], state["pool_size"]
         except (LookupError, RuntimeError, ValueError) as error:
             raise ConfigError(f"{path} was not made by this plan: {error}") from error
 
 
-def train(plan: Plan, student: Student, pool: Pool, out: Path, paused: Path | None) -> None:
-    """To the plan's last step, or until killed. Raises ConfigError if the checkpoint does not fit."""
+def train(
+    plan: Plan,
+    student: Student,
+    pool: Samples,
+    out: Path,
+    paused: Path | None = None,
+    *,
+    seconds: float = math.inf,
+    workers: int = 0,
+    saved: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """To the plan's last step, or for so many seconds, or until killed.
+
+    `workers`: threads that prepare batches ahead. `saved` is called after each checkpoint. Raises ConfigError
+    if the checkpoint does not fit.
+    """
     run = Run(plan, student)
     run.read(out)
-    if run.pool_size and not pool.path(run.pool_size - 1).exists():
-        raise ConfigError(f"{pool.folder} has fewer than the {run.pool_size} samples of the checkpoint")
+    if pool.size() < run.pool_size:
+        raise ConfigError(f"the pool has fewer than the {run.pool_size} samples of the checkpoint")
     say(
         f"step {run.step} of {plan.steps}, {sum(each.numel() for each in run.parameters) / 1e6:.2f} M trained"
     )
     sums: dict[str, float] = {}
-    began = saved = time.monotonic()
+    ends = time.monotonic() + seconds
+    began = written = time.monotonic()
+    with closing(_batches(run, pool, workers)) as batches:
+        while time.monotonic() < ends and (batch := next(batches, None)) is not None:
+            wait_while(paused, say=say)
+            found = run.take_step(batch)
+            sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
+            if run.step % plan.report_steps == 0:
+                means = " ".join(f"{name} {value / plan.report_steps:.5f}" for name, value in sums.items())
+                pace = (time.monotonic() - began) / plan.report_steps
+                say(f"step {run.step} {means} pool {run.pool_size} {pace:.2f} s/step")
+                sums, began = {}, time.monotonic()
+            if time.monotonic() - written > plan.checkpoint_seconds:
+                run.write(out)
+                saved(run)
+                written = time.monotonic()
+    run.write(out)
+    saved(run)
+    return run
+
+
+def _batches(run: Run, pool: Samples, workers: int) -> Generator[Batch, None, None]:
+    """Those of the steps that are left. The pool's size is looked at every `refresh_steps`."""
+    plan = run.plan
     while run.step < plan.steps:
-        wait_while(paused, say=say)
         if run.step % plan.refresh_steps == 0 or run.pool_size < FEWEST_SAMPLES:
             run.pool_size = _filled(pool, run.pool_size)
-        found = run.take_step(batch_of(plan, pool, run.pool_size, run.step))
-        sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-        if run.step % plan.report_steps == 0:
-            means = " ".join(f"{name} {value / plan.report_steps:.5f}" for name, value in sums.items())
-            pace = (time.monotonic() - began) / plan.report_steps
-            say(f"step {run.step} {means} pool {run.pool_size} {pace:.2f} s/step")
-            sums, began = {}, time.monotonic()
-        if time.monotonic() - saved > plan.checkpoint_seconds:
-            run.write(out)
-            saved = time.monotonic()
-    run.write(out)
+        until = min(plan.steps, (run.step // plan.refresh_steps + 1) * plan.refresh_steps)
+        make = partial(batch_of, plan, pool, run.pool_size)
+        with closing(ahead(make, range(run.step, until), workers)) as batches:
+            yield from batches
 
 
-def _filled(pool: Pool, known: int) -> int:
+def _filled(pool: Samples, known: int) -> int:
     """The pool's size, once there is anything in it."""
     while (size := pool.size(known)) < FEWEST_SAMPLES:
         time.sleep(2)
