@@ -117,6 +117,7 @@ def test_a_result_overwrites_no_other_file_and_is_no_link(pixels: bytes) -> None
 
 
 AT_ONCE = 6  # folders that are attacked together
+DEEP = "/".join(["deep" * 10] * 40)  # the longer a path, the longer between its first name and the next call
 
 
 def exchanging_folders(
@@ -141,7 +142,7 @@ def _exchange_while_there(folder: Path, name: str) -> None:
     """Exchange a folder for its link until its file is gone, or for a while."""
     file = os.open(folder / name, os.O_RDONLY)
     exchange = Exchange(folder, folder.with_name(f".{folder.name}"))
-    for _ in seconds_of(0.7):
+    for _ in seconds_of(0.4):
         for _ in range(20):
             exchange()
         if not os.fstat(file).st_nlink:
@@ -152,8 +153,7 @@ def _exchange_while_there(folder: Path, name: str) -> None:
 def _dropped_in(site: SharedSite, folder: str, name: str, content: bytes) -> Path:
     """A new folder of the inbox with a file, and a hidden link to exchange it for."""
     path = site.inbox / folder
-    path.mkdir()
-    path.chmod(SHARED)
+    (path / name).parent.mkdir(parents=True)
     path.with_name(f".{folder}").symlink_to(site.secret)
     drop(content, path / name)
     os.utime(path / name, (0, time.time()))  # reading it will show
@@ -165,7 +165,7 @@ def test_originals_go_from_their_folder_only(pixels: bytes, after: str) -> None:
     with shared_site() as site:
         archive = site.path / "archive"
         site.configure(originals={"after": after, "archive": str(archive)})
-        victim = site.keep("a.png", SECRET)
+        victim = site.keep(f"{DEEP}/a.png", SECRET)
 
         def has_its_result(file: Path) -> bool:
             return os.path.lexists(site.outbox / file.relative_to(site.inbox))
@@ -173,7 +173,7 @@ def test_originals_go_from_their_folder_only(pixels: bytes, after: str) -> None:
         def success() -> bool:
             return not victim.exists() or SECRET in contents(archive).values()
 
-        attack = exchanging_folders(site, "a.png", pixels, has_its_result)
+        attack = exchanging_folders(site, f"{DEEP}/a.png", pixels, has_its_result)
         assert not attacked(site, pixels, attack, success)
 
 

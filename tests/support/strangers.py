@@ -37,6 +37,9 @@ class SharedSite(Site):
     def keep(self, name: str, content: bytes) -> Path:
         """Put a file of the service's user into that folder."""
         path = self.secret / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in path.relative_to(self.path).parents[:-1]:
+            os.chown(self.path / folder, SERVICE, SERVICE)
         path.write_bytes(content)
         path.chmod(0o600)
         os.chown(path, SERVICE, SERVICE)

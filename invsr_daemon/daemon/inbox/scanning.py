@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from ...files.folders import OPEN_FOLDER
 from ...records import Identity
 from .arrivals import FolderId, Watching
 
@@ -146,7 +147,7 @@ def _opened(sweep: _Sweep, folder: str) -> Iterator[int]:
 
 
 def _open_folder(name: str, outer: int) -> int:
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=outer)
+    return os.open(name, OPEN_FOLDER, dir_fd=outer)
 
 
 def folder_id_of(found: os.stat_result) -> FolderId:
