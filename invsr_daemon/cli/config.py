@@ -13,7 +13,7 @@ from .options import FAILED, USAGE, config_option
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--gpu", is_flag=True, help="Try each device: 30 seconds, and one line each.")
+@click.option("--gpu", is_flag=True, help="Try each device: half a minute, and one line each.")
 def doctor(config_file: Path | None, *, as_json: bool, gpu: bool) -> None:
     """Tell what is wrong with this machine, the model, the folders and limits, and how to mend it."""
     from ..doctor.examine import examine
