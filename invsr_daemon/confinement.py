@@ -7,6 +7,7 @@ only. Limits of resources hold where the kernel has no Landlock, too. What is gi
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -27,7 +28,15 @@ OOM_SCORE = 500
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _ASK_VERSION = 1
 _PATH_BENEATH = 1
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+
+# seccomp(2): where a call's number and architecture lie, and instructions of classic BPF.
+_CALL_AT, _ARCHITECTURE_AT = 0, 4
+_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_BY_FILTER, _ERRNO, _ALLOW = 2, 0x00050000, 0x7FFF0000
+_OTHER_NUMBERS = 0x40000000  # x86-64's calls under other numbers (x32)
+# Each machine's architecture, and its numbers of socket and io_uring_setup, which makes sockets too.
+_SOCKET_CALLS = {"x86_64": (0xC000003E, (41, 425)), "aarch64": (0xC00000B7, (198, 425))}
 
 # LANDLOCK_ACCESS_FS_*
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << bit for bit in range(4))
@@ -103,6 +112,33 @@ def confine(allowed: Allowed) -> None:
         _restrict(libc, version, allowed)
 
 
+def forbid_sockets() -> None:
+    """No new sockets of any kind, for good: Landlock knows of TCP alone. For processes without threads.
+
+    By seccomp, after `confine`; nothing happens on machines other than x86-64 and ARM64.
+    """
+    machine = _SOCKET_CALLS.get(os.uname().machine)
+    if machine is None:
+        return
+    architecture, calls = machine
+    refuse, allow = _Filter(_RETURN, 0, 0, _ERRNO | errno.EPERM), _Filter(_RETURN, 0, 0, _ALLOW)
+    compared = [_Filter(_JUMP_IF_EQUAL, len(calls) - place, 0, call) for place, call in enumerate(calls)]
+    program = [
+        _Filter(_LOAD, 0, 0, _ARCHITECTURE_AT),
+        _Filter(_JUMP_IF_EQUAL, 0, len(calls) + 2, architecture),
+        _Filter(_LOAD, 0, 0, _CALL_AT),
+        _Filter(_JUMP_IF_AT_LEAST, len(calls) + 1, 0, _OTHER_NUMBERS),
+        *compared,
+        allow,
+        refuse,
+    ]
+    filters = (_Filter * len(program))(*program)
+    set_up = _libc().prctl(
+        _PR_SET_SECCOMP, _BY_FILTER, ctypes.byref(_Program(len(program), ctypes.addressof(filters))), 0, 0
+    )
+    _check(set_up, "seccomp's filter")
+
+
 def limit(limits: Limits) -> None:
     """Lower this process's limits of resources, for good."""
     for kind, most in (
@@ -149,6 +185,17 @@ def _lower(kind: int, most: int) -> None:
     _, hard = resource.getrlimit(kind)
     least = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(kind, (least, least))
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (
+        *(("code", ctypes.c_uint16), ("if_true", ctypes.c_uint8), ("if_false", ctypes.c_uint8)),
+        ("operand", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("filters", ctypes.c_void_p))
 
 
 class _Ruleset(ctypes.Structure):

@@ -16,7 +16,7 @@ from invsr_daemon.confinement import OOM_SCORE, Allowed, Limits, confine, landlo
 from invsr_daemon.errors import InputError
 from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.pool.child import Child
-from invsr_daemon.pool.reach import allowed_to_workers
+from invsr_daemon.pool.reach import Reach, allowed_to_workers
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.wire.plans import Job, Target
 from invsr_daemon.wire.requests import Look, dump_request
@@ -101,7 +101,7 @@ def test_a_media_process_reaches_its_source_only(site: Path, port: int) -> None:
 
 
 def test_a_worker_reaches_its_model_and_its_work_only(site: Path, port: int) -> None:
-    allowed = allowed_to_workers([CHECKOUT], site / "state/work")
+    allowed = allowed_to_workers([CHECKOUT], Reach(site / "state/work"))
     child = Misbehaving("worker", site, port, allowed)
     outcomes = told(child, "anything\n", site / "inbox/a.png")
     assert set(outcomes.values()) == {REFUSED}, outcomes

@@ -25,12 +25,17 @@ class Reach:
     work: Path
     inbox: Path | None = None
 
+    @property
+    def scratch(self) -> Path:
+        """For the temporary files of libraries."""
+        return self.work.with_name("scratch")
 
-def allowed_to_workers(models: Iterable[Path], work: Path) -> Allowed:
+
+def allowed_to_workers(models: Iterable[Path], reach: Reach) -> Allowed:
     """Models to read, pieces to write, and what GPUs' drivers and libraries need."""
     return Allowed(
         reads=(*map(Path, MACHINE), *sorted(models)),
-        changes=(work, Path("/dev/shm"), *_driver_caches()),
+        changes=(reach.work, reach.scratch, Path("/dev/shm"), *_driver_caches()),
         devices=tuple(sorted(path for pattern in DEVICE_NODES for path in Path("/dev").glob(pattern))),
     )
 

@@ -29,11 +29,11 @@ class WorkerProcess(Child):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {"TMPDIR": str(self._reach.work)}  # torch will not do without one
+        return {"TMPDIR": str(self._reach.scratch)}  # torch will not do without one
 
     @property
     def allowed(self) -> Allowed:
-        return allowed_to_workers(self._models, self._reach.work)
+        return allowed_to_workers(self._models, self._reach)
 
     async def run(self, task: Task, progress: Progress) -> float:
         """Do a task; its seconds. Raises as `ask` does; InputError if its source is not what it was."""
@@ -41,5 +41,6 @@ class WorkerProcess(Child):
         if model not in self._models:
             await self.stop()
             self._models |= {model}
+            self._reach.scratch.mkdir(mode=0o700, exist_ok=True)
         async with source_of(task.info.path, task.identity, self._reach.inbox) as source:
             return float(await self.ask(dump_task(task), progress, source))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..confinement import Allowed, Limits, confine, limit
+from ..confinement import Allowed, Limits, confine, forbid_sockets, limit
 from ..errors import ConfigError, InputError, InternalError, OutputError
 from ..files.inputs import CHANGED, check_regular
 from ..files.publishing import explaining
@@ -76,6 +76,7 @@ def _looked(job: Job, source: int, progress: Progress) -> Plan:
     limits = job.settings.limits
     limit(Limits(limits.max_memory, file_size=0, cpu_seconds=CPU_SECONDS))
     confine(Allowed())
+    forbid_sockets()
     return plan_job(job, OpenFile(job.source, source), Pulse(progress))
 
 
@@ -83,6 +84,7 @@ def _joined(plan: Plan, source: int, partial: Path) -> None:
     with own_file(partial) as result:
         limit(Limits(plan.job.settings.limits.max_memory, _most_bytes(plan, source), CPU_SECONDS))
         confine(Allowed(reads=(plan.work,), files=(result,)))
+        forbid_sockets()
         join(plan, OpenFile(plan.job.source, source), OpenFile(partial, result))
 
 
