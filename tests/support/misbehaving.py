@@ -24,7 +24,7 @@ from invsr_daemon.workers.serving import serve, serve_apart
 
 
 def attempts(site: Path, port: int, *, of_a_worker: bool = False) -> dict[str, str]:
-    """What each attempt ended with: "done", or the error's name. Workers may have sockets: drivers need them."""
+    """What each attempt ended with: "done", or the error's name. Workers may have sockets."""
     tries: dict[str, Callable[[], object]] = {
         "read the store": (site / "state/jobs.sqlite").read_bytes,
         "read another's input": (site / "inbox/other.png").read_bytes,
