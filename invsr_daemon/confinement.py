@@ -51,7 +51,12 @@ _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _TCP = 0b11  # bind and connect, from version 4 on
 _SCOPES = 0b11  # abstract sockets and signals, from version 6 on
 
-_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/opt/rocm")
+# Where systems keep libraries, drivers' ones too.
+_SYSTEM = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/opt/rocm", "/opt/amdgpu", "/opt/cuda", "/run/opengl-driver"),
+)
+SWITCH = "INVSR_DAEMON_UNCONFINED"  # set in the environment: for drivers that need more than is known here
 _HARMLESS = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system")
 
@@ -94,6 +99,13 @@ class Limits:
     open_files: int = 256
 
 
+def confinement_problem() -> str | None:
+    """Why processes are not confined, if so."""
+    if os.environ.get(SWITCH):
+        return f"confinement is switched off by {SWITCH}: see docs/confinement.md"
+    return None if landlock_version() else NO_LANDLOCK
+
+
 def landlock_version() -> int:
     """The kernel's version of Landlock; 0 if it has none, or has it switched off."""
     asked = _libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION))
@@ -103,13 +115,12 @@ def landlock_version() -> int:
 def confine(allowed: Allowed) -> None:
     """Give up everything else, for this thread and those that it starts, for good.
 
-    So it is called before there are others. Where there is no Landlock only new rights are given up.
+    So it is called before there are others. Without Landlock, or switched off, only new rights are given up.
     """
     libc = _libc()
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    version = landlock_version()
-    if version:
-        _restrict(libc, version, allowed)
+    if confinement_problem() is None:
+        _restrict(libc, landlock_version(), allowed)
 
 
 def forbid_sockets() -> None:
@@ -173,7 +184,11 @@ def die_with(parent: int) -> None:
 def code() -> tuple[Path, ...]:
     """Where Python, this package and the libraries lie."""
     places = (*_SYSTEM, sys.prefix, sys.base_prefix, *_site_packages())
-    return (*map(Path, places), Path(__file__).parent)
+    return (*map(Path, places), *_library_path(), Path(__file__).parent)
+
+
+def _library_path() -> tuple[Path, ...]:
+    return tuple(Path(each) for each in os.environ.get("LD_LIBRARY_PATH", "").split(":") if each)
 
 
 def _site_packages() -> list[str]:

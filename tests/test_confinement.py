@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from invsr_daemon.confinement import OOM_SCORE, Allowed, Limits, confine, landlock_version, limit
+from invsr_daemon.confinement import (
+    OOM_SCORE,
+    SWITCH,
+    Allowed,
+    Limits,
+    confine,
+    confinement_problem,
+    landlock_version,
+    limit,
+)
 from invsr_daemon.errors import InputError
 from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.pool.child import Child
@@ -136,6 +145,29 @@ def test_what_is_allowed_can_be_done(site: Path) -> None:
 
     assert in_a_process(work) == 0
     assert (site / "state/work/whole").read_bytes() == b"piece"
+
+
+def test_links_in_a_models_folder_may_be_followed(site: Path) -> None:
+    (site / "model").mkdir()
+    (site / "model/weights").symlink_to(site / "outbox/old.png")
+
+    def work() -> None:
+        confine(allowed_to_workers([site / "model"], Reach(site / "state/work")))
+        assert (site / "model/weights").read_bytes() == b"something"
+
+    assert in_a_process(work) == 0
+
+
+def test_it_can_be_switched_off_and_that_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert confinement_problem() is None
+    monkeypatch.setenv(SWITCH, "1")
+
+    def work() -> None:
+        confine(Allowed())
+        assert (site / "outbox/old.png").read_bytes() == b"something"
+
+    assert in_a_process(work) == 0
+    assert SWITCH in (confinement_problem() or "")
 
 
 def test_limits_hold(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
-from ..confinement import NO_LANDLOCK, landlock_version
+from ..confinement import confinement_problem
 from ..wire.plans import Priority
 from .leasing import Leases
 from .media import MediaProcesses
@@ -28,8 +28,8 @@ class LocalPool:
         self._leases = Leases(WorkerProcess(device, threads, reach, stall_seconds) for device in devices)
 
     async def __aenter__(self) -> Self:
-        if not landlock_version():
-            log.warning(NO_LANDLOCK)
+        if problem := confinement_problem():
+            log.warning("%s", problem)
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -34,10 +34,16 @@ class Reach:
 def allowed_to_workers(models: Iterable[Path], reach: Reach) -> Allowed:
     """Models to read, pieces to write, and what GPUs' drivers and libraries need."""
     return Allowed(
-        reads=(*map(Path, MACHINE), *sorted(models)),
+        reads=(*map(Path, MACHINE), *(path for model in sorted(models) for path in _with_links(model))),
         changes=(reach.work, reach.scratch, Path("/dev/shm"), *_driver_caches()),
         devices=tuple(sorted(path for pattern in DEVICE_NODES for path in Path("/dev").glob(pattern))),
     )
+
+
+def _with_links(model: Path) -> Iterator[Path]:
+    """A model's folder, and what links in it lead to: a download's cache may hold the files."""
+    yield model
+    yield from (path.resolve() for path in model.rglob("*") if path.is_symlink())
 
 
 def _driver_caches() -> Iterator[Path]:
