@@ -91,7 +91,7 @@ _PATHS = ("reads", "changes", "devices")
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a process may have: bytes of address space and of a file written, seconds on a core."""
+    """The most that a process may have: further address space, and a file, in bytes; seconds on a core."""
 
     memory: int
     file_size: int
@@ -153,13 +153,19 @@ def forbid_sockets() -> None:
 def limit(limits: Limits) -> None:
     """Lower this process's limits of resources, for good."""
     for kind, most in (
-        (resource.RLIMIT_AS, limits.memory),
+        (resource.RLIMIT_AS, _address_space() + limits.memory),
         (resource.RLIMIT_FSIZE, limits.file_size),
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_NOFILE, limits.open_files),
     ):
         _lower(kind, most)
     leave_no_core()
+
+
+def _address_space() -> int:
+    """Bytes that this process has already: libraries take more, the more cores there are."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
 
 
 def leave_no_core() -> None:

@@ -175,7 +175,7 @@ def test_limits_hold(tmp_path: Path) -> None:
 
     def take_memory() -> None:
         limit(limits)
-        bytearray(2**30)
+        bytearray(2**30 + 2**20)
 
     def write_much() -> None:
         limit(limits)
