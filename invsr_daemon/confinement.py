@@ -7,6 +7,7 @@ only. Limits of resources hold where the kernel has no Landlock, too. What is gi
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -27,7 +28,15 @@ OOM_SCORE = 500
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _ASK_VERSION = 1
 _PATH_BENEATH = 1
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+
+# seccomp(2): where a call's number and architecture lie, and instructions of classic BPF.
+_CALL_AT, _ARCHITECTURE_AT = 0, 4
+_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_BY_FILTER, _ERRNO, _ALLOW = 2, 0x00050000, 0x7FFF0000
+_OTHER_NUMBERS = 0x40000000  # x86-64's calls under other numbers (x32)
+# Each machine's architecture, and its numbers of socket and io_uring_setup, which makes sockets too.
+_SOCKET_CALLS = {"x86_64": (0xC000003E, (41, 425)), "aarch64": (0xC00000B7, (198, 425))}
 
 # LANDLOCK_ACCESS_FS_*
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << bit for bit in range(4))
@@ -42,7 +51,12 @@ _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _TCP = 0b11  # bind and connect, from version 4 on
 _SCOPES = 0b11  # abstract sockets and signals, from version 6 on
 
-_SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/opt/rocm")
+# Where systems keep libraries, drivers' ones too.
+_SYSTEM = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/opt/rocm", "/opt/amdgpu", "/opt/cuda", "/run/opengl-driver"),
+)
+SWITCH = "INVSR_DAEMON_UNCONFINED"  # set in the environment: for drivers that need more than is known here
 _HARMLESS = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system")
 
@@ -77,12 +91,19 @@ _PATHS = ("reads", "changes", "devices")
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a process may have: bytes of address space and of a file written, seconds on a core."""
+    """The most that a process may have: further address space, and a file, in bytes; seconds on a core."""
 
     memory: int
     file_size: int
     cpu_seconds: int
     open_files: int = 256
+
+
+def confinement_problem() -> str | None:
+    """Why processes are not confined, if so."""
+    if os.environ.get(SWITCH):
+        return f"confinement is switched off by {SWITCH}: see docs/confinement.md"
+    return None if landlock_version() else NO_LANDLOCK
 
 
 def landlock_version() -> int:
@@ -94,25 +115,57 @@ def landlock_version() -> int:
 def confine(allowed: Allowed) -> None:
     """Give up everything else, for this thread and those that it starts, for good.
 
-    So it is called before there are others. Where there is no Landlock only new rights are given up.
+    So it is called before there are others. Without Landlock, or switched off, only new rights are given up.
     """
     libc = _libc()
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    version = landlock_version()
-    if version:
-        _restrict(libc, version, allowed)
+    if confinement_problem() is None:
+        _restrict(libc, landlock_version(), allowed)
+
+
+def forbid_sockets() -> None:
+    """No new sockets of any kind, for good: Landlock knows of TCP alone. For processes without threads.
+
+    By seccomp, after `confine`; nothing happens on machines other than x86-64 and ARM64.
+    """
+    machine = _SOCKET_CALLS.get(os.uname().machine)
+    if machine is None:
+        return
+    architecture, calls = machine
+    refuse, allow = _Filter(_RETURN, 0, 0, _ERRNO | errno.EPERM), _Filter(_RETURN, 0, 0, _ALLOW)
+    compared = [_Filter(_JUMP_IF_EQUAL, len(calls) - place, 0, call) for place, call in enumerate(calls)]
+    program = [
+        _Filter(_LOAD, 0, 0, _ARCHITECTURE_AT),
+        _Filter(_JUMP_IF_EQUAL, 0, len(calls) + 2, architecture),
+        _Filter(_LOAD, 0, 0, _CALL_AT),
+        _Filter(_JUMP_IF_AT_LEAST, len(calls) + 1, 0, _OTHER_NUMBERS),
+        *compared,
+        allow,
+        refuse,
+    ]
+    filters = (_Filter * len(program))(*program)
+    set_up = _libc().prctl(
+        _PR_SET_SECCOMP, _BY_FILTER, ctypes.byref(_Program(len(program), ctypes.addressof(filters))), 0, 0
+    )
+    _check(set_up, "seccomp's filter")
 
 
 def limit(limits: Limits) -> None:
     """Lower this process's limits of resources, for good."""
     for kind, most in (
-        (resource.RLIMIT_AS, limits.memory),
+        (resource.RLIMIT_AS, _address_space() + limits.memory),
         (resource.RLIMIT_FSIZE, limits.file_size),
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_NOFILE, limits.open_files),
     ):
         _lower(kind, most)
     leave_no_core()
+
+
+def _address_space() -> int:
+    """Bytes that this process has already: libraries take more, the more cores there are."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
 
 
 def leave_no_core() -> None:
@@ -137,7 +190,11 @@ def die_with(parent: int) -> None:
 def code() -> tuple[Path, ...]:
     """Where Python, this package and the libraries lie."""
     places = (*_SYSTEM, sys.prefix, sys.base_prefix, *_site_packages())
-    return (*map(Path, places), Path(__file__).parent)
+    return (*map(Path, places), *_library_path(), Path(__file__).parent)
+
+
+def _library_path() -> tuple[Path, ...]:
+    return tuple(Path(each) for each in os.environ.get("LD_LIBRARY_PATH", "").split(":") if each)
 
 
 def _site_packages() -> list[str]:
@@ -149,6 +206,17 @@ def _lower(kind: int, most: int) -> None:
     _, hard = resource.getrlimit(kind)
     least = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(kind, (least, least))
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (
+        *(("code", ctypes.c_uint16), ("if_true", ctypes.c_uint8), ("if_false", ctypes.c_uint8)),
+        ("operand", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("filters", ctypes.c_void_p))
 
 
 class _Ruleset(ctypes.Structure):

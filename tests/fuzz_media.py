@@ -3,8 +3,9 @@
     python -m tests.fuzz_media --inputs 100000 --seed 1 [--keep FOLDER]
 
 Each input must end as a plan whose pixels can be read, or as a plain refusal (InputError, ConfigError).
-What is none of that is told of, kept if wanted, and makes the exit code 1: other errors, a process that dies,
-one that is silent for too long, and files left open.
+They are read by processes that can open nothing else (Landlock). What is none of that is told of, kept if
+wanted, and makes the exit code 1: other errors, a process that dies, one that is silent for too long, and
+files left open.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from invsr_daemon.confinement import Allowed, Limits, confine, limit
 from invsr_daemon.errors import ConfigError, InputError
 from invsr_daemon.files.inputs import opened
 from invsr_daemon.files.publishing import PublishPolicy
@@ -110,16 +112,15 @@ def _in_a_process(inputs: Inputs, batch: range, folder: Path) -> Iterator[tuple[
     os.close(writing)
     waiting = iter(batch)
     with os.fdopen(reading) as report:
-        while select.select([report], [], [], SILENT_SECONDS)[0] and (line := report.readline()):
+        while (heard := select.select([report], [], [], SILENT_SECONDS)[0]) and (line := report.readline()):
             end, what = json.loads(line)
             yield next(waiting), end, what
         left = next(waiting, None)
-        if left is not None:
+        if not heard:
             os.kill(process, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         if left is not None:
-            silent = status == -signal.SIGKILL
-            yield left, "silent" if silent else "died", f"exit code {status}"
+            yield left, "died" if heard else "silent", f"exit code {status}"
 
 
 def _read_all(inputs: Inputs, batch: range, folder: Path, report: IO[str]) -> None:
@@ -127,6 +128,8 @@ def _read_all(inputs: Inputs, batch: range, folder: Path, report: IO[str]) -> No
     warnings.simplefilter("ignore")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
+    limit(Limits(memory=4 * 2**30, file_size=2**24, cpu_seconds=3600))
+    confine(Allowed(reads=(Path("/proc/self/fd"),), changes=(folder,)))
     for number in batch:
         name, data = inputs.of(number)
         path = folder / f"{number}-{name}"

@@ -12,11 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from invsr_daemon.confinement import OOM_SCORE, Allowed, Limits, confine, landlock_version, limit
+from invsr_daemon.confinement import (
+    OOM_SCORE,
+    SWITCH,
+    Allowed,
+    Limits,
+    confine,
+    confinement_problem,
+    landlock_version,
+    limit,
+)
 from invsr_daemon.errors import InputError
 from invsr_daemon.files.publishing import PublishPolicy
 from invsr_daemon.pool.child import Child
-from invsr_daemon.pool.reach import allowed_to_workers
+from invsr_daemon.pool.reach import Reach, allowed_to_workers
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.wire.plans import Job, Target
 from invsr_daemon.wire.requests import Look, dump_request
@@ -101,7 +110,7 @@ def test_a_media_process_reaches_its_source_only(site: Path, port: int) -> None:
 
 
 def test_a_worker_reaches_its_model_and_its_work_only(site: Path, port: int) -> None:
-    allowed = allowed_to_workers([CHECKOUT], site / "state/work")
+    allowed = allowed_to_workers([CHECKOUT], Reach(site / "state/work"))
     child = Misbehaving("worker", site, port, allowed)
     outcomes = told(child, "anything\n", site / "inbox/a.png")
     assert set(outcomes.values()) == {REFUSED}, outcomes
@@ -138,12 +147,35 @@ def test_what_is_allowed_can_be_done(site: Path) -> None:
     assert (site / "state/work/whole").read_bytes() == b"piece"
 
 
+def test_links_in_a_models_folder_may_be_followed(site: Path) -> None:
+    (site / "model").mkdir()
+    (site / "model/weights").symlink_to(site / "outbox/old.png")
+
+    def work() -> None:
+        confine(allowed_to_workers([site / "model"], Reach(site / "state/work")))
+        assert (site / "model/weights").read_bytes() == b"something"
+
+    assert in_a_process(work) == 0
+
+
+def test_it_can_be_switched_off_and_that_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert confinement_problem() is None
+    monkeypatch.setenv(SWITCH, "1")
+
+    def work() -> None:
+        confine(Allowed())
+        assert (site / "outbox/old.png").read_bytes() == b"something"
+
+    assert in_a_process(work) == 0
+    assert SWITCH in (confinement_problem() or "")
+
+
 def test_limits_hold(tmp_path: Path) -> None:
     limits = Limits(memory=2**30, file_size=1000, cpu_seconds=100, open_files=32)
 
     def take_memory() -> None:
         limit(limits)
-        bytearray(2**30)
+        bytearray(2**30 + 2**20)
 
     def write_much() -> None:
         limit(limits)

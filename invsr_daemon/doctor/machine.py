@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import __version__
-from ..confinement import NO_LANDLOCK, landlock_version
+from ..confinement import confinement_problem, landlock_version
 from ..errors import ConfigError
 from ..pool.devices import ACCELERATOR_NODES, choose_devices
 from ..settings.settings import Settings
@@ -105,11 +105,10 @@ def _last_words(code: int, err: IO[str]) -> str:
 
 
 def check_confinement() -> Iterator[Finding]:
-    version = landlock_version()
-    if version:
-        yield Finding("OK", "confinement", f"Landlock, version {version}")
+    if problem := confinement_problem():
+        yield Finding("WARN", "confinement", problem, "see docs/confinement.md")
     else:
-        yield Finding("WARN", "confinement", NO_LANDLOCK, "see docs/confinement.md")
+        yield Finding("OK", "confinement", f"Landlock, version {landlock_version()}")
 
 
 def check_open_files() -> Iterator[Finding]:

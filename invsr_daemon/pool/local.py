@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Self
 
-from ..confinement import NO_LANDLOCK, landlock_version
+from ..confinement import confinement_problem
 from ..errors import NoDeviceError
 from ..wire.plans import Priority
 from .health import DeviceHealth, Service
@@ -52,8 +52,8 @@ class LocalPool:
         self._leases = Leases(self._workers)
 
     async def __aenter__(self) -> Self:
-        if not landlock_version():
-            log.warning(NO_LANDLOCK)
+        if problem := confinement_problem():
+            log.warning("%s", problem)
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,29 @@ class Reach:
     work: Path
     inbox: Path | None = None
 
+    @property
+    def scratch(self) -> Path:
+        """For the temporary files of libraries."""
+        return self.work.with_name("scratch")
 
-def allowed_to_workers(models: Iterable[Path], work: Path) -> Allowed:
+
+def allowed_to_workers(models: Collection[Path], reach: Reach) -> Allowed:
     """Models to read, pieces to write, and what GPUs' drivers and libraries need."""
     return Allowed(
-        reads=(*map(Path, MACHINE), *sorted(models), *sorted(map(lock_path, models))),
-        changes=(work, Path("/dev/shm"), *_driver_caches()),
+        reads=(
+            *map(Path, MACHINE),
+            *(path for model in sorted(models) for path in _with_links(model)),
+            *map(lock_path, sorted(models)),
+        ),
+        changes=(reach.work, reach.scratch, Path("/dev/shm"), *_driver_caches()),
         devices=tuple(sorted(path for pattern in DEVICE_NODES for path in Path("/dev").glob(pattern))),
     )
+
+
+def _with_links(model: Path) -> Iterator[Path]:
+    """A model's folder, and what links in it lead to: a download's cache may hold the files."""
+    yield model
+    yield from (path.resolve() for path in model.rglob("*") if path.is_symlink())
 
 
 def _driver_caches() -> Iterator[Path]:

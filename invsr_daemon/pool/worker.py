@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..confinement import Allowed
 from ..errors import DeviceLostError, InvsrError, WorkerStartError
+from ..files.publishing import explaining
 from ..records import Task
 from ..wire.events import Progress
 from ..wire.tasks import dump_task
@@ -55,11 +56,11 @@ class WorkerProcess(Child):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {"TMPDIR": str(self._reach.work)}  # torch will not do without one
+        return {"TMPDIR": str(self._reach.scratch)}  # torch will not do without one
 
     @property
     def allowed(self) -> Allowed:
-        allowed = allowed_to_workers(self._models, self._reach.work)
+        allowed = allowed_to_workers(self._models, self._reach)
         return replace(allowed, reads=(*allowed.reads, *self._reads))
 
     async def run(self, task: Task, progress: Progress) -> float:
@@ -72,6 +73,8 @@ class WorkerProcess(Child):
         if model not in self._models:
             await self.stop()
             self._models |= {model}
+            with explaining(self._reach.scratch.parent):
+                self._reach.scratch.mkdir(mode=0o700, exist_ok=True)
         async with source_of(task.info.path, task.identity, self._reach.inbox) as source:
             return await self._judged(task, progress, source)
 

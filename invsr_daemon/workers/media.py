@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..confinement import Allowed, Limits, confine, limit
+from ..confinement import Allowed, Limits, confine, forbid_sockets, limit
 from ..errors import ConfigError, InputError, InternalError
 from ..files.folders import HeldFile
 from ..files.inputs import CHANGED, check_regular
@@ -74,6 +74,7 @@ def _looked(job: Job, source: int, progress: Progress) -> Plan:
     limits = job.settings.limits
     limit(Limits(limits.max_memory, file_size=0, cpu_seconds=CPU_SECONDS))
     confine(Allowed())
+    forbid_sockets()
     return plan_job(job, OpenFile(job.source, source), Pulse(progress))
 
 
@@ -81,6 +82,7 @@ def _joined(plan: Plan, source: int, hidden: HeldFile) -> None:
     with explaining(hidden.place.path.parent), hidden.opened() as result:
         limit(Limits(plan.job.settings.limits.max_memory, _most_bytes(plan, source), CPU_SECONDS))
         confine(Allowed(reads=(plan.work,), files=(result,)))
+        forbid_sockets()
         join(plan, OpenFile(plan.job.source, source), OpenFile(hidden.place.path, result))
 
 

@@ -23,8 +23,8 @@ from invsr_daemon.workers import media
 from invsr_daemon.workers.serving import serve, serve_apart
 
 
-def attempts(site: Path, port: int) -> dict[str, str]:
-    """What each attempt ended with: "done", or the error's name."""
+def attempts(site: Path, port: int, *, of_a_worker: bool = False) -> dict[str, str]:
+    """What each attempt ended with: "done", or the error's name. Workers may have sockets."""
     tries: dict[str, Callable[[], object]] = {
         "read the store": (site / "state/jobs.sqlite").read_bytes,
         "read another's input": (site / "inbox/other.png").read_bytes,
@@ -40,8 +40,14 @@ def attempts(site: Path, port: int) -> dict[str, str]:
         "connect": lambda: socket.create_connection(("127.0.0.1", port), timeout=5).close(),
         "listen": lambda: socket.create_server(("127.0.0.1", 0)).close(),
         "run a program": _run_a_program,
+        **({} if of_a_worker else {"send a datagram": _send_a_datagram}),
     }
     return {name: _outcome(attempt) for name, attempt in tries.items()}
+
+
+def _send_a_datagram() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.sendto(b"mine", ("127.0.0.1", 9))
 
 
 def _run_a_program() -> None:
@@ -57,19 +63,19 @@ def _outcome(attempt: Callable[[], object]) -> str:
     return "done"
 
 
-def _told() -> NoReturn:
+def _told(*, of_a_worker: bool) -> NoReturn:
     site, port = Path(os.environ["MISBEHAVE_IN"]), int(os.environ["MISBEHAVE_AT"])
-    raise InputError(json.dumps(attempts(site, port)))
+    raise InputError(json.dumps(attempts(site, port, of_a_worker=of_a_worker)))
 
 
 def _worker(line: str, source: int | None, progress: Progress) -> Any:
-    _told()
+    _told(of_a_worker=True)
 
 
 def main() -> None:
     if sys.argv[1] == "worker":
         serve(_worker)
-    media.plan_job = lambda *_: _told()
+    media.plan_job = lambda *_: _told(of_a_worker=False)
     serve_apart(media.answer)
 
 
