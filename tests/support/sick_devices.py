@@ -26,7 +26,7 @@ from invsr_daemon.pool.worker import Programs
 
 # A fault that shows in tasks alone: whoever tries the device finds it well.
 UNSEEN = "CUDA error: only tasks see it"
-CODE = Path(__file__).parents[1]
+CODE = Path(__file__).parents[2]
 
 
 def fault_of(device: str) -> str | None:
