@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ from typing import Any
 
 from .. import __version__
 from ..confinement import Allowed, Limits, confine, forbid_sockets, limit
-from ..errors import ConfigError, InputError, InternalError, OutputError
+from ..errors import ConfigError, InputError, InternalError
 from ..files.inputs import CHANGED, check_regular
 from ..files.publishing import explaining
 from ..media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
@@ -96,13 +95,11 @@ def _most_bytes(plan: Plan, source: int) -> int:
 
 @contextmanager
 def own_file(path: Path) -> Iterator[int]:
-    """A file to write that is this user's, under this name alone. Raises OutputError, DiskFullError."""
+    """A new file to write, in place of what an attempt before left. Raises OutputError, DiskFullError."""
     with explaining(path.parent):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.geteuid() or found.st_nlink != 1 or not stat.S_ISREG(found.st_mode):
-            raise OutputError(f"{path} is not a file of this user's alone: somebody else put it there")
         yield descriptor
     finally:
         os.close(descriptor)
