@@ -41,7 +41,7 @@ from invsr_daemon.systemd.notify import Notifier
 
 @dataclass(frozen=True)
 class Site:
-    """One job of one file, claimed, and what concludes it."""
+    """A job of one file, claimed, and what concludes it; another job waits."""
 
     path: Path
     store: Store
@@ -87,7 +87,8 @@ async def claimed(path: Path) -> AsyncIterator[Site]:
     try:
         with Store.open(path / "state" / "jobs.sqlite") as store:
             identity = Identity.of(source.stat())
-            store.accept([NewJob(source, Path("a.png"), identity, "image", None, 0, "{}")], 1.0)
+            later = NewJob(path / "inbox/b.png", Path("b.png"), Identity(9, 9, 9), "image", None, -1, "{}")
+            store.accept([NewJob(source, Path("a.png"), identity, "image", None, 0, "{}"), later], 1.0)
             assert store.claim("image", 2.0) is not None
             outcomes = Outcomes(folders, live, ledger, gate, guard)
             yield Site(path, store, gate, outcomes, Retention(path / "state", live, ledger, gate, guard))
@@ -165,7 +166,7 @@ def test_an_ended_job_is_forgotten_with_all_that_is_kept_of_it(tmp_path: Path) -
             assert site.job.state == "failed", "its file still lies in the inbox, and would be taken for new"
             site.source.unlink()
             await site.retention.forget_before(time.time() + 60)
-            assert site.store.jobs() == []
+            assert [row.id for row in site.store.jobs()] == [2]
 
     asyncio.run(forget())
 
@@ -176,6 +177,6 @@ def test_nothing_is_forgotten_while_the_inbox_only_seems_empty(tmp_path: Path) -
             await site.end_with(InputError("damaged"))
             (tmp_path / "inbox").rename(tmp_path / "away")
             await site.retention.forget_before(time.time() + 60)
-            assert len(site.store.jobs()) == 1
+            assert len(site.store.jobs()) == 2
 
     asyncio.run(forget())
