@@ -6,6 +6,7 @@ would be another picture. Values that overflow in half precision are computed ag
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,12 +36,16 @@ class Canvas:
 
 
 class TileBatches:
-    """Runs units through a restorer. It remembers how many fit into memory at once."""
+    """Runs units through a restorer. It remembers how many fit into memory at once, until `forget`."""
 
     def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
         # How many tiles of a size (height, width) fit into memory at once, where it is known.
         self._most_tiles: dict[tuple[int, int], int] = {}
+
+    def forget(self) -> None:
+        """Try again as many at once as are asked for: there may be more memory by now."""
+        self._most_tiles.clear()
 
     def run(self, units: Sequence[Unit], canvas: Canvas, options: Options) -> Iterator[tuple[Unit, Tensor]]:
         """Units with their [3,s*h,s*w] in [0,1]; those of one size together, as many as are in a row."""
@@ -64,7 +69,7 @@ class TileBatches:
                 batch = self._most_tiles[size] = len(current) // 2
                 device = self._restorer.device
                 log.warning("out of memory on %s: going on with %d tiles at once", device, batch)
-                _release(device)
+                release(device)
                 continue
             yield from zip(current, outputs, strict=True)
             done += len(current)
@@ -98,6 +103,8 @@ class TileBatches:
                 cast(network, self._restorer.dtype)
 
 
-def _release(device: torch.device) -> None:
+def release(device: torch.device) -> None:
+    """Give back memory that nobody needs: what garbage holds, and what torch keeps for the next tensor."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -100,8 +100,13 @@ class PictureRestorer:
         Raises:
             ValueError: the shape, the timesteps, the tile or another argument does not fit.
         """
+        self.forget_shortage()
         options = Options(tuple(timesteps), tile, tile_batch, color_fix, guidance_scale, size)
         return self.restored(frames, [noise or CanvasNoise(0)] * frames.shape[0], options)
+
+    def forget_shortage(self) -> None:
+        """Compute as many tiles at once as are asked for again, after memory did not suffice for them."""
+        self._batches.forget()
 
     @torch.inference_mode()
     def restored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from .. import hub
 from ..errors import ConfigError, DeviceOccupiedError, ModelChangedError, ResourceError
 from ..records import ModelSettings, largest_level
+from ..restorers.batches import release
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, picture, restore_film
 from ..restorers.noise import CanvasNoise
@@ -25,20 +27,36 @@ log = logging.getLogger(__name__)
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+@dataclass(frozen=True)
+class Sparing:
+    """What a task does without, since memory did not suffice. `tile`: a smaller one than was asked for."""
+
+    tried_again: bool = False
+    in_main_memory: bool = False  # where canvases lie
+    tile: int | None = None
+
+
 class DeviceRestorer:
-    """A device and the model that is loaded on it. A model stays loaded until a task needs another one."""
+    """A device and the model that is loaded on it. A model stays loaded until a task needs another one.
+
+    Memory that did not suffice for one task says nothing of the next: `begin` each with it.
+    """
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self._loaded: tuple[str, str, torch.dtype] | None = None  # directory, fingerprint, precision
         self._model: InvSR | None = None
-        # Where memory did not suffice: settings whose canvases lie in main memory, and smaller tiles.
-        self._in_main_memory: set[ModelSettings] = set()
-        self._tiles: dict[ModelSettings, int] = {}
+        self._sparing = Sparing()
 
     def wake(self) -> None:
         """Begin to use the device. Whatever that raises, no file is to blame for it."""
         torch.zeros(1, device=self.device)
+
+    def begin(self) -> None:
+        """Begin a task: with as much memory as there is by now."""
+        self._sparing = Sparing()
+        if self._model is not None:
+            self._model.forget_shortage()
 
     def image(
         self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int], alive: Callable[[], None]
@@ -75,20 +93,25 @@ class DeviceRestorer:
         )
 
     def spare_memory(self, settings: ModelSettings, error: BaseException) -> None:
-        """After running out of it. Raises ResourceError if nothing is left to be spared.
+        """After running out of it, for the rest of a task. Raises ResourceError if nothing is left to spare.
 
-        Canvases go first: they are a film's largest part, and the result stays what it would have been.
+        First garbage goes. Canvases are next: they are a film's largest part. Tiles become smaller only for
+        models that take any size: for the others a smaller one makes another picture.
         """
-        if self.device.type != "cpu" and settings not in self._in_main_memory:
-            log.warning("out of memory on %s: going on with canvases in main memory", self.device)
-            self._in_main_memory.add(settings)
+        if not self._sparing.tried_again:
+            release(self.device)
+            self._sparing = replace(self._sparing, tried_again=True)
             return
-        tiling = self.model(settings).tiling
-        smaller = _smaller_tile(self._tile(settings) or tiling.tile, tiling.multiple)
+        if self.device.type != "cpu" and not self._sparing.in_main_memory:
+            log.warning("out of memory on %s: going on with canvases in main memory", self.device)
+            self._sparing = replace(self._sparing, in_main_memory=True)
+            return
+        tiling = self.model(settings).tiling_for(self._tile(settings))
+        smaller = None if tiling.fill_tile else _smaller_tile(tiling.tile, tiling.multiple)
         if smaller is None:
             raise ResourceError(f"the memory of {self.device} does not suffice for one tile") from error
         log.warning("out of memory on %s: going on with tiles of %d", self.device, smaller)
-        self._tiles[settings] = smaller
+        self._sparing = replace(self._sparing, tile=smaller)
 
     def _options(self, settings: ModelSettings, size: tuple[int, int]) -> Options:
         return Options(
@@ -98,12 +121,12 @@ class DeviceRestorer:
             color_fix=settings.color_fix,
             guidance_scale=settings.guidance_scale,
             size=(size[1], size[0]),
-            canvas_device=torch.device("cpu") if settings in self._in_main_memory else None,
+            canvas_device=torch.device("cpu") if self._sparing.in_main_memory else None,
         )
 
     def _tile(self, settings: ModelSettings) -> int | None:
         """The tile that was asked for, or the smaller one that memory allowed."""
-        return self._tiles.get(settings, settings.tile)
+        return self._sparing.tile or settings.tile
 
     def model(self, settings: ModelSettings) -> InvSR:
         wanted = (settings.model, settings.fingerprint, self._dtype(settings))

@@ -104,6 +104,7 @@ def perform(task: Task, restorer: DeviceRestorer, progress: Progress, source: in
     """
     began = time.monotonic()
     file = None if source is None else OpenFile(task.info.path, source)
+    restorer.begin()
     with device_faults(restorer.device):
         if task.kind == "video":
             restore_chunk(task, restorer, progress, file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,24 +53,65 @@ def settings(model: Path) -> ModelSettings:
     return ModelSettings(str(model), (200,), 4.0, 0, 64, 1, 1, "none", 1.0, "fp32", temporal)
 
 
+@pytest.fixture
+def any_tile(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """The tiny model, as one that takes tiles of any size."""
+    model = shutil.copytree(tiny_model_dir, tmp_path / "any-tile")
+    own = {"tile": 128, "overlap": 32, "multiple": 16, "fill_tile": False}
+    (model / "invsr.json").write_text(json.dumps(own))
+    return model
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run_out", [too_little_device_memory, too_little_main_memory])
-def test_out_of_memory_means_smaller_tiles_also_for_the_next_frames(
-    tiny_model_dir: Path, caplog: pytest.LogCaptureFixture, run_out: Callable[[], None]
+def test_out_of_memory_means_smaller_tiles_to_the_end_of_a_task(
+    any_tile: Path, caplog: pytest.LogCaptureFixture, run_out: Callable[[], None]
 ) -> None:
-    restorer, asked = DeviceRestorer("cpu"), settings(tiny_model_dir)
+    restorer, asked = DeviceRestorer("cpu"), settings(any_tile)
     pixels: Pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     unet = restorer.model(asked).restorer.parts.unet
     with little_memory(unet, 16, run_out) as sides:  # latents of a tile of 32
         first = restorer.image(pixels, asked, (256, 256), lambda: None)
-        assert sides[0] == 32
-        assert set(sides[1:]) == {16}
+        assert sides[:2] == [32, 32], "first it tries again without garbage"
+        assert set(sides[2:]) == {16}
         sides.clear()
         second = restorer.image(pixels, asked, (256, 256), lambda: None)
         assert set(sides) == {16}, "what did not fit is not tried again"
+        sides.clear()
+        restorer.begin()
+        restorer.image(pixels, asked, (256, 256), lambda: None)
+        assert sides[0] == 32, "the next task has its own try"
     assert first.shape == (256, 256, 3)
     assert np.array_equal(first, second)
-    assert caplog.messages == ["out of memory on cpu: going on with tiles of 32"]
+    assert caplog.messages == ["out of memory on cpu: going on with tiles of 32"] * 2
+
+
+def test_a_model_that_is_bound_to_its_tile_never_gets_a_smaller_one(tiny_model_dir: Path) -> None:
+    restorer, asked = DeviceRestorer("cpu"), settings(tiny_model_dir)
+    pixels: Pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    with (
+        little_memory(restorer.model(asked).restorer.parts.unet, largest_side=16),
+        pytest.raises(ResourceError, match="does not suffice for one tile"),
+    ):
+        restorer.image(pixels, asked, (256, 256), lambda: None)
+
+
+def test_memory_that_was_short_for_a_moment_changes_nothing(
+    any_tile: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    restorer, asked = DeviceRestorer("cpu"), settings(any_tile)
+    pixels: Pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    expected = restorer.image(pixels, asked, (256, 256), lambda: None)
+    short = iter([True])
+
+    def for_a_moment() -> None:
+        if next(short, False):
+            too_little_device_memory()
+
+    unet = restorer.model(asked).restorer.parts.unet
+    with little_memory(unet, 0, for_a_moment):
+        assert np.array_equal(restorer.image(pixels, asked, (256, 256), lambda: None), expected)
+    assert caplog.messages == []
 
 
 def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
@@ -76,7 +119,8 @@ def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
 ) -> None:
     restorer, asked = DeviceRestorer("cuda:0"), settings(tiny_model_dir)
     assert restorer._options(asked, (256, 256)).canvas_device is None
-    restorer.spare_memory(asked, MemoryError())
+    for _ in range(2):  # the first time only garbage goes
+        restorer.spare_memory(asked, MemoryError())
     options = restorer._options(asked, (256, 256))
     assert (options.canvas_device, options.tile) == (torch.device("cpu"), 64)
     assert caplog.messages == ["out of memory on cuda:0: going on with canvases in main memory"]
