@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.support.daemons import Site
-from tests.support.other_users import SERVICE, SHARED, Exchange, as_service, stranger
+from tests.support.two_users import SERVICE, SHARED, Exchange, as_service, stranger
 
 pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
