@@ -1,130 +1,87 @@
-"""A second, unprivileged user whose only link to the service is the group of its inbox and outbox."""
+"""Two users who share a group only: the service's own, and one who may drop files and fetch results."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import shutil
+import shlex
 import signal
-import time
+import stat
+import sys
+import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-from tests.support.daemons import Site
+import invsr_daemon
 
-SERVICE, STRANGER = 54320, 54321  # users without names; the service's group has its number
-SHARED = 0o2770
-EXCHANGE = 2  # RENAME_EXCHANGE
-
-# The code may lie where only its owner looks: the service may read everything. It may write only what is its.
-AS_SERVICE = (
-    *("setpriv", f"--reuid={SERVICE}", f"--regid={SERVICE}", "--clear-groups"),
-    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
-)
+SERVICE, STRANGER, SHARED = 54320, 54321, 54322  # users of these numbers, and the group that they share
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
 
 
-class SharedSite(Site):
-    """A daemon's home, all of it the service's; its group may write to inbox and outbox."""
+def as_service() -> tuple[str, ...]:
+    """The beginning of a command that runs as the service's user, wherever Python and this package lie.
 
-    @property
-    def secret(self) -> Path:
-        """A folder that nobody but the service's user may look into."""
-        return self.path / "secret"
-
-    def keep(self, name: str, content: bytes) -> Path:
-        """Put a file of the service's user into that folder."""
-        path = self.secret / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for folder in path.relative_to(self.path).parents[:-1]:
-            os.chown(self.path / folder, SERVICE, SERVICE)
-        path.write_bytes(content)
-        path.chmod(0o600)
-        os.chown(path, SERVICE, SERVICE)
-        return path
+    In a mount namespace of its own, where the folders that only root may pass hold nothing but those.
+    """
+    needed = sorted({sys.prefix, sys.base_prefix, *_paths_of_code()})
+    script = ["set -e", "shelf=$(mktemp -d)"]
+    hidden = sorted({str(folder) for path in needed if (folder := _shut_folder(Path(path)))})
+    inside = [path for path in needed if _shut_folder(Path(path))]
+    for number, path in enumerate(inside):
+        script += [f"mkdir $shelf/{number}", f"mount --rbind {shlex.quote(path)} $shelf/{number}"]
+    script += [f"mount -t tmpfs -o mode=755 none {shlex.quote(folder)}" for folder in hidden]
+    for number, path in enumerate(inside):
+        script += [f"mkdir -p {shlex.quote(path)}", f"mount --rbind $shelf/{number} {shlex.quote(path)}"]
+    script.append(f'exec setpriv --reuid={SERVICE} --regid={SERVICE} --groups={SHARED} --no-new-privs "$@"')
+    return ("unshare", "--mount", "--propagation", "private", "sh", "-c", "\n".join(script), "sh")
 
 
-@contextmanager
-def shared_site(**settings: Any) -> Iterator[SharedSite]:
-    """A home where another user reaches inbox and outbox: the folders of tests are closed to him."""
-    with TemporaryDirectory(prefix="invsr-strangers-") as folder:
-        os.chmod(folder, 0o755)
-        site = SharedSite.make(Path(folder) / "home", **settings)
-        assert isinstance(site, SharedSite)
-        site.outbox.mkdir()
-        site.secret.mkdir(mode=0o700)
-        for path in (site.path, site.inbox, site.outbox, site.secret):
-            os.chown(path, SERVICE, SERVICE)
-        for path in (site.inbox, site.outbox):
-            path.chmod(SHARED)
-        yield site
+def _paths_of_code() -> list[str]:
+    packages = [each for each in sys.path if Path(each).name == "site-packages"]
+    return [*packages, sysconfig.get_path("stdlib"), str(Path(invsr_daemon.__file__).parents[1])]
+
+
+def _shut_folder(path: Path) -> Path | None:
+    """The outermost folder above a path that others may not pass, if there is one."""
+    above = reversed(path.parents)
+    return next((each for each in above if not each.stat().st_mode & stat.S_IXOTH), None)
 
 
 @contextmanager
-def stranger(attack: Callable[[], None]) -> Iterator[None]:
-    """Another user attacks until the block ends, or he has."""
-    if (child := os.fork()) == 0:
+def stranger(work: Callable[[], None], begin: Callable[[], None]) -> Iterator[None]:
+    """Let another user do something over and over, in a process, for as long as the block takes."""
+    process = os.fork()
+    if process == 0:
         try:
-            os.setgroups([SERVICE])
+            os.setgroups([SHARED])
             os.setresgid(STRANGER, STRANGER, STRANGER)
             os.setresuid(STRANGER, STRANGER, STRANGER)
             os.umask(0o007)
-            attack()
+            begin()
+            while True:
+                work()
+        except BaseException as error:
+            os.write(2, f"the stranger gave up: {error!r}\n".encode())
         finally:
-            os._exit(0)
+            os._exit(1)
     try:
         yield
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "the stranger gave up"
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
-def drop(content: bytes, target: Path) -> None:
-    """As a stranger: have a file appear, whole, which the group may read."""
-    hidden = target.with_name(f".{target.name}.dropped")
-    hidden.write_bytes(content)
-    hidden.chmod(0o664)
-    hidden.rename(target)
-
-
-def seconds_of(patience: float) -> Iterator[None]:
-    """Again and again, as fast as possible, for so long."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        yield
-
-
-def wait(condition: Callable[[], bool], patience: float = 5.0) -> bool:
-    """Whether something came to hold in that time."""
-    for _ in seconds_of(patience):
-        if condition():
-            return True
-        time.sleep(0.0005)
-    return False
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
 
 
 class Exchange:
-    """Exchanges two names at once, some 100,000 times a second."""
+    """Gives two names each other's file, as often as wanted."""
 
     def __init__(self, one: Path, other: Path) -> None:
-        self._names = (os.fsencode(one), os.fsencode(other))
-        self._rename = ctypes.CDLL(None).renameat2
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._names = os.fsencode(one), os.fsencode(other)
 
     def __call__(self) -> None:
-        here = -100  # AT_FDCWD
-        self._rename(here, self._names[0], here, self._names[1], EXCHANGE)
-
-
-def relink(path: Path, target: Path) -> None:
-    """Have a name be a link, whatever it was."""
-    with suppress(OSError):
-        os.unlink(path)
-    with suppress(OSError):
-        os.symlink(target, path)
-
-
-def tools_are_missing() -> bool:
-    """Whether a second user cannot be had here, or the service not be broken as it must be."""
-    return os.geteuid() != 0 or not all(map(shutil.which, ("setpriv", "strace")))
+        one, other = self._names
+        if self._libc.renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE):
+            raise OSError(ctypes.get_errno(), "the names cannot be exchanged")
