@@ -27,7 +27,8 @@ from ..files.inputs import CHANGED, check_regular
 from ..files.publishing import explaining
 from ..media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
 from ..media.encode import chunk_suffix, film_losses, film_size
-from ..media.image import SUFFIX, check_side, image_format, picture_losses, probe_image
+from ..media.image import SUFFIX, probe_image
+from ..media.image_writing import check_side, image_format, picture_losses
 from ..media.names import WRITTEN_SUFFIXES
 from ..media.probe import Alive, Length, plan_chunks, probe_video, silent
 from ..media.sizes import check_file

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..media.decode import RgbFrame, decode_chunk
 from ..media.encode import film_size, open_chunk
-from ..media.image import image_format, read_image, write_image
+from ..media.image import read_image
+from ..media.image_writing import image_format, write_image
 from ..media.source import OpenFile
 from ..records import ImageTask, Task, VideoTask, largest_level, output_size
 from ..restorers.film.averaging import FilmFrame

@@ -14,15 +14,8 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
 from invsr_daemon.media.extras import EXIF_IFD, GPS_IFD, ORIENTATION, PIXEL_SIZE_TAGS, Extras
-from invsr_daemon.media.image import (
-    SUFFIX,
-    Picture,
-    image_format,
-    picture_losses,
-    probe_image,
-    read_image,
-    write_image,
-)
+from invsr_daemon.media.image import SUFFIX, Picture, probe_image, read_image
+from invsr_daemon.media.image_writing import image_format, picture_losses, write_image
 from invsr_daemon.records import ImageInfo, ImageSettings
 
 MANY_PIXELS = 10**6

@@ -12,7 +12,8 @@ from PIL import Image
 from invsr_daemon.errors import InputError
 from invsr_daemon.files.inputs import opened
 from invsr_daemon.files.publishing import PublishPolicy
-from invsr_daemon.media.image import Picture, probe_image, read_image, write_image
+from invsr_daemon.media.image import Picture, probe_image, read_image
+from invsr_daemon.media.image_writing import write_image
 from invsr_daemon.media.probe import probe_video
 from invsr_daemon.media.source import OpenFile
 from invsr_daemon.records import ImageSettings, ImageTask

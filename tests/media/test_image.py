@@ -18,16 +18,8 @@ from PIL import Image, ImageCms, ImageOps
 from invsr_daemon.errors import ConfigError, InputError, OutputError, ResourceError
 from invsr_daemon.media import image
 from invsr_daemon.media.extras import Extras
-from invsr_daemon.media.image import (
-    LONGEST_SIDE,
-    SUFFIX,
-    Picture,
-    check_side,
-    image_format,
-    probe_image,
-    read_image,
-    write_image,
-)
+from invsr_daemon.media.image import SUFFIX, Picture, probe_image, read_image
+from invsr_daemon.media.image_writing import LONGEST_SIDE, check_side, image_format, write_image
 from invsr_daemon.media.probe import probe_video
 from invsr_daemon.records import ImageSettings
 
