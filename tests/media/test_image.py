@@ -430,7 +430,7 @@ def test_writing_is_whole_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_image(Picture(RGB8), "PNG", SAME, Path("/proc/a.png"))
     (tmp_path / "full").symlink_to("/dev/full")
     with monkeypatch.context() as patch:
-        patch.setattr(image, "attempt_at", lambda _: tmp_path / "full")
+        patch.setattr(image_writing, "attempt_at", lambda _: tmp_path / "full")
         with pytest.raises(ResourceError, match="is full"):
             write_image(Picture(RGB16), "PNG", SAME, tmp_path / "a.png")
 
