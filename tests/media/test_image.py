@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from invsr_daemon.errors import ConfigError, InputError, OutputError, ResourceError
+from invsr_daemon.media import image_writing
 from invsr_daemon.media.extras import Extras
 from invsr_daemon.media.image import SUFFIX, Picture, probe_image, read_image
 from invsr_daemon.media.image_writing import LONGEST_SIDE, check_side, image_format, write_image
