@@ -98,15 +98,18 @@ def _stream(container: InputContainer, info: VideoInfo) -> VideoStream:
 def _rgb(
     frame: VideoFrame, info: VideoInfo, reformatter: VideoReformatter
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """One frame as RGB by the source's own matrix and range."""
+    """One frame as RGB by the source's own matrix and range. Raises InputError if swscale knows no way."""
     matrix = swscale_matrix(info.colour.matrix)
-    converted = reformatter.reformat(
-        frame,
-        format=RGB16 if info.depth > 8 else RGB8,
-        src_colorspace=matrix,
-        dst_colorspace=matrix,
-        src_color_range=info.colour.range,
-        dst_color_range=FULL,
-        interpolation=SWSCALE,
-    )
+    try:
+        converted = reformatter.reformat(
+            frame,
+            format=RGB16 if info.depth > 8 else RGB8,
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            src_color_range=info.colour.range,
+            dst_color_range=FULL,
+            interpolation=SWSCALE,
+        )
+    except av.error.FFmpegError as error:  # a damaged frame may state colours that there are not
+        raise InputError(f"a frame cannot be converted to RGB: {error.strerror}") from error
     return cast("NDArray[np.uint8] | NDArray[np.uint16]", converted.to_ndarray())
