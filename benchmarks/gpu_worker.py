@@ -9,6 +9,7 @@ from torch import Tensor
 from invsr_daemon import InvSR
 from invsr_daemon.records import ModelSettings, TemporalSettings
 from invsr_daemon.workers.device import DeviceRestorer, quantised
+from invsr_daemon.workers.faults import device_faults
 
 SETTINGS = ModelSettings(
     model=EMBEDDED,
@@ -40,7 +41,8 @@ def picture_by(setting: Setting, model: InvSR, small: Tensor) -> None:
     """Restore [1,3,H,W] as a worker restores a picture."""
     pixels = quantised(small[0], 255)
     height, width = pixels.shape[:2]
-    Holding(setting, model).image(pixels, SETTINGS, (4 * width, 4 * height), lambda: None)
+    with device_faults(setting.device):
+        Holding(setting, model).image(pixels, SETTINGS, (4 * width, 4 * height), lambda: None)
 
 
 def error_without_memory(setting: Setting, model: InvSR) -> None:
