@@ -12,6 +12,13 @@ from .folders import Folder
 
 ATTEMPT_SUFFIX = ".partial"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The disk, its server or its mount fails: that may pass.
+DISK_FAILS = frozenset(
+    {
+        *(errno.EIO, errno.EREMOTEIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO),
+        *(errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
 
 
 def sync(path: Path) -> None:

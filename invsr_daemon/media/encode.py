@@ -26,8 +26,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from ..errors import ConfigError, DiskFullError, OutputError
-from ..files.durable import DISK_FULL, attempt_at, finish_attempt
+from ..errors import ConfigError, DiskFullError, OutputError, UnwritableError
+from ..files.durable import DISK_FAILS, DISK_FULL, attempt_at, finish_attempt
 from ..records import Chunk, Colour, VideoInfo, VideoSettings, output_size
 from .colour import BT709, FULL, RGB, SWSCALE, subsampling, swscale_matrix
 from .decode import RGB8, RGB16, RgbFrame
@@ -303,7 +303,8 @@ def _finish(attempt: Path, path: Path) -> None:
 def writing_error(
     error: OSError | av.error.FFmpegError, path: Path, doing: str
 ) -> OutputError | DiskFullError:
-    """What a failed write means: a full disk passes, the rest does not."""
+    """What a failed write means: a disk that is full or fails may pass, the rest does not."""
     if error.errno in DISK_FULL:
         return DiskFullError(f"the disk of {path.parent} is full")
-    return OutputError(f"{doing} into {path.parent} failed: {error.strerror}")
+    kind = UnwritableError if error.errno in DISK_FAILS else OutputError
+    return kind(f"{doing} into {path.parent} failed: {error.strerror}")

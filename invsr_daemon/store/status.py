@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import time
@@ -11,10 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InvsrError, UnwritableError
 
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
+# Mended only by other rights or another path; all else may pass by itself.
+WRONG = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST})
 LOCK_ATTEMPTS, LOCK_ATTEMPT_SECONDS = 10, 0.05
 
 
@@ -74,12 +77,16 @@ def is_running(state_dir: Path) -> bool:
 
 @contextmanager
 def only_daemon(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder. Raises ConfigError if another daemon has it, or it cannot be written to."""
+    """Hold the state folder.
+
+    Raises ConfigError if another daemon has it, or this user may not write to it; UnwritableError if its disk
+    takes nothing just now.
+    """
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         lock = (state_dir / LOCK_FILE).open("a")
     except OSError as error:
-        raise ConfigError(f"state_dir: {state_dir} cannot be written to: {error.strerror}") from error
+        raise _unusable(state_dir, error) from error
     with lock:
         if not _taken_soon(lock):
             raise ConfigError(f"state_dir: another daemon is running on {state_dir}")
@@ -102,4 +109,13 @@ def _taken(lock: IO[str], how: int) -> bool:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:  # ENOLCK
+        folder = Path(lock.name).parent
+        raise UnwritableError(f"state_dir: {folder} gives no locks ({error.strerror})") from error
     return True
+
+
+def _unusable(state_dir: Path, error: OSError) -> InvsrError:
+    """What keeps a state folder from being used: a wrong setting, or a disk that may be well again later."""
+    kind = ConfigError if error.errno in WRONG else UnwritableError
+    return kind(f"state_dir: {state_dir} cannot be written to: {error.strerror}")

@@ -321,6 +321,12 @@ def test_so_does_a_quota_that_is_used_up(code: int) -> None:
     assert isinstance(writing_error(error, Path("work/chunk.partial"), "encoding"), DiskFullError)
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.ESTALE])
+def test_so_does_a_disk_that_fails_as_it_does_while_files_are_synced(code: int) -> None:
+    error = OSError(code, os.strerror(code))
+    assert writing_error(error, Path("work/chunk.partial"), "encoding").retryable
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="failed"):
         write_chunk(small_film(tmp_path), Path("/proc/c.nut"))

@@ -20,7 +20,7 @@ from invsr_daemon.files.publishing import obstacle
 from invsr_daemon.records import Identity
 from invsr_daemon.store.rows import NewJob
 from invsr_daemon.store.store import LONGEST_DELAY_SECONDS, STORE_FILE, Store
-from tests.support.command import wait_until
+from tests.support.command import PATIENCE_SECONDS, wait_until
 from tests.support.crashing import Run
 from tests.support.daemons import Site, contents, film, picture, stop
 
@@ -255,6 +255,18 @@ def test_an_outbox_that_is_full_or_read_only(tmp_path: Path) -> None:
         assert sorted(contents(outbox)) == ["a.png", "b.png"]
         assert stop(process) == 0
     assert site.litter() == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mounting")
+def test_a_state_folder_that_is_read_only_at_the_start_is_no_wrong_setting(tmp_path: Path) -> None:
+    """systemd starts it again after exit code 1, not after 2."""
+    site = Site.make(tmp_path)
+    site.state.mkdir(parents=True)
+    script = 'mount -t tmpfs -o ro none "$0" && exec "$@"'
+    with site.started("unshare", "-m", "sh", "-c", script, str(site.state)) as process:
+        assert process.wait(PATIENCE_SECONDS) == 1
+    assert f"state_dir: {site.state} cannot be written to: Read-only file system" in site.log
 
 
 @pytest.mark.slow
