@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import InvsrError
 from ..jobs.observing import Result
+from ..jobs.stopping import forget_stdout
 from ..logs import counted, lasting, printable
 from ..settings.settings import Settings
 from ..wire.plans import Plan, frames_of
@@ -176,10 +179,17 @@ class Bars(Report):
 
 
 class Events(Report):
-    """One JSON object per line on stdout; failures and interruptions on stderr too, for people."""
+    """One JSON object per line on stdout; failures and interruptions on stderr too, for people.
+
+    Where nobody reads them any more, or their disk is full, the command is interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._closed = False
 
     def begin(self, settings: Settings, devices: tuple[str, ...], left_out: Mapping[str, int]) -> None:
-        _write(
+        self._write(
             "begin",
             model=settings.model,
             devices=devices,
@@ -190,7 +200,7 @@ class Events(Report):
 
     def planned(self, path: Path, plan: Plan) -> None:
         course = self._courses[path] = Course(plan)
-        _write(
+        self._write(
             "planned",
             path=str(path),
             output=str(plan.output),
@@ -203,10 +213,10 @@ class Events(Report):
         course = self._courses[path]
         course.add(frames)
         if frames:  # a sign of life is no event
-            _write("progress", path=str(path), done=course.done, total=course.total)
+            self._write("progress", path=str(path), done=course.done, total=course.total)
 
     def done(self, path: Path, result: Result, seconds: float) -> None:
-        _write(
+        self._write(
             "done",
             path=str(path),
             output=str(result.output),
@@ -218,16 +228,16 @@ class Events(Report):
         )
 
     def failed(self, path: Path, error: InvsrError) -> None:
-        _write("failed", path=str(path), **_described(error))
+        self._write("failed", path=str(path), **_described(error))
         super().failed(path, error)
 
     def stopping(self) -> None:
-        _write("interrupted")
+        self._write("interrupted")
         super().stopping()
 
     def summary(self, totals: Totals) -> None:
         failed = [{"path": str(path), **_described(error)} for path, error in totals.failed.items()]
-        _write(
+        self._write(
             "summary",
             restored=totals.restored,
             were_there=totals.were_there,
@@ -238,10 +248,18 @@ class Events(Report):
         if totals.unfinished:
             self.say(STOPPED)
 
+    def _write(self, event: str, **values: object) -> None:
+        if self._closed:
+            return
+        try:
+            print(json.dumps({"event": event, **values}), flush=True)
+        except OSError as error:
+            self._closed = True
+            forget_stdout()
+            self.say(f"stdout cannot be written to: {error.strerror}")
+            for _ in range(2):  # as a person does who does not wait for what is under way
+                os.kill(os.getpid(), signal.SIGINT)
+
 
 def _described(error: InvsrError) -> dict[str, str]:
     return {"error": type(error).__name__, "reason": str(error)}
-
-
-def _write(event: str, **values: object) -> None:
-    print(json.dumps({"event": event, **values}), flush=True)

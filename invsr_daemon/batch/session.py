@@ -59,8 +59,7 @@ def process_inputs(
     forget_loose(settings.state_dir, time.time() - settings.keep_seconds)
     report: Report = Events() if as_json else Bars() if sys.stderr.isatty() else Report()
     session = _Session(settings, jobs, devices, report)
-    report.begin(settings, devices, targets.left_out)
-    return asyncio.run(session.run())
+    return asyncio.run(session.run(targets.left_out))
 
 
 def _jobs(places: Mapping[Path, Target], settings: Settings, policy: PublishPolicy) -> dict[Path, Job]:
@@ -88,9 +87,10 @@ class _Session:
         self._done: list[Result] = []
         self._failed: dict[Path, InvsrError] = {}
 
-    async def run(self) -> int:
-        """Restore all inputs; return the exit code."""
+    async def run(self, left_out: Mapping[str, int]) -> int:
+        """Restore all inputs; return the exit code. `left_out`: other files in the folders, by suffix."""
         self._signals.listen()
+        self._report.begin(self._settings, self._devices, left_out)
         turns = asyncio.Semaphore(len(self._devices))
         try:
             limits, reach = self._settings.limits, Reach(self._settings.state_dir / "work")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import ConfigError, InvsrError
+from ..jobs.stopping import forget_stdout
 from .config import config, doctor
 from .daemon import pause, resume, run, status
 from .evaluate import evaluate
@@ -18,9 +21,22 @@ from .process import process
 from .service import service
 from .train import train
 
+# What writing to a full disk, or to a device that is gone, comes to; click itself sees to closed pipes.
+STDOUT_FAILS = frozenset({errno.ENOSPC, errno.EIO, errno.EBADF})
+
 
 class Commands(click.Group):
     """Turns expected errors into one line on stderr and the documented exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in STDOUT_FAILS or error.filename is not None:
+                raise
+            forget_stdout()
+            click.echo(f"invsr-daemon: stdout cannot be written to: {error.strerror}", err=True)
+            sys.exit(FAILED)
 
     def invoke(self, context: click.Context) -> Any:
         try:

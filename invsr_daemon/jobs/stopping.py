@@ -32,6 +32,13 @@ class TwoSignals:
         self._on_first()
 
 
+def forget_stdout() -> None:
+    """Let nothing fail any more because stdout cannot be written to: not the end of the process either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def leave_now(code: int) -> NoReturn:
     """End without waiting for threads, which cannot be cancelled: one may be syncing a long film."""
     sys.stdout.flush()

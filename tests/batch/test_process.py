@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.command import Finished, Home
+from tests.support.command import PATIENCE_SECONDS, Finished, Home
+from tests.support.daemons import picture
 from tests.support.processing import FRAMES, SETTINGS, listing, sound, times
 
 pytestmark = pytest.mark.slow  # starts processes, or computes for long
@@ -366,3 +367,39 @@ def test_events_for_scripts_tell_the_whole_story(home: Home, film: Path) -> None
         {"path": "missing.mp4", "error": "InputError", "reason": "there is no such file"}
     ]
     assert (summary["restored"], summary["were_there"], summary["exit_code"]) == (1, 0, 1)
+
+
+def test_events_that_nobody_reads_any_more_interrupt_and_the_work_goes_on_later(
+    home: Home, film: Path
+) -> None:
+    """As with `process --json | head -1`."""
+    command = ("process", film, "-o", "out/", "-c", SETTINGS, "--json")
+    with home.start(*command) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert '"begin"' in process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(PATIENCE_SECONDS) == 130
+    assert err.splitlines()[0] == "stdout cannot be written to: Broken pipe"
+    assert "Traceback" not in err
+    assert listing(home.path / "out") == []
+    assert home.run(*command).code == 0
+
+
+@pytest.mark.parametrize("command", [("--help",), ("config", "show"), ("process", "a.png", "--json")])
+def test_a_stdout_that_is_full_is_told_in_a_line(home: Home, command: tuple[str, ...]) -> None:
+    picture(home.path / "a.png")
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "invsr_daemon", *command],
+            cwd=home.path,
+            env=home.environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode in (1, 130)
+    assert "stdout cannot be written to: No space left on device" in finished.stderr
+    assert "Traceback" not in finished.stderr
