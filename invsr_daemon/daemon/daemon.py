@@ -31,6 +31,7 @@ from ..systemd.notify import Notifier
 from .checks import require_encoders, require_names
 from .gate import FolderGuard, Gate
 from .inbox.arrivals import Arrival
+from .inbox.claiming import only_watcher
 from .inbox.inbox import Inbox
 from .intake import attempts_for
 from .lanes import Attempts, Lanes
@@ -79,7 +80,7 @@ class Daemon:
         self._signals.listen()
         loop.add_signal_handler(signal.SIGHUP, self._settings.request_reload)
         make_state_folder(self._folders.state)
-        with only_daemon(self._folders.state):
+        with only_daemon(self._folders.state), only_watcher(self._folders.inbox):
             await self._ledger.open()
             try:
                 await self._work()

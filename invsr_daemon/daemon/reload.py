@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import ConfigError, InvsrError
 from ..pool.protocol import MediaReaders
@@ -19,6 +22,7 @@ log = logging.getLogger(__name__)
 # What a running process cannot change.
 FIXED = ("inbox", "outbox", "state_dir", "settle_seconds", "watch", "devices", "workers", "log")
 FIXED_LIMITS = ("cpu_threads", "stall_seconds")
+READ_SECONDS = 10.0  # for a file of some kB; one on a dead mount, or a FIFO, may never be read
 
 
 class LiveSettings:
@@ -51,7 +55,7 @@ class LiveSettings:
         self._requested = False
         self._notifier.reloading()
         try:
-            settings = self._reread()
+            settings = await read_in_time(self._reread, READ_SECONDS)
             Folders.of(settings)
             require_names(settings)
             self._check_watched(settings)
@@ -78,6 +82,40 @@ class LiveSettings:
         self._now = settings.model_copy(update=kept)
         self._intake = Intake(self._now)
         log.info("settings were read again: they hold for new jobs")
+
+
+async def read_in_time(read: Callable[[], Settings], seconds: float) -> Settings:
+    """Read settings on a thread that nobody waits for in the end.
+
+    Raises what `read` raises; ConfigError if it takes too long.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Settings] = loop.create_future()
+
+    def tell(settings: Settings | None, error: BaseException | None) -> None:
+        if found.done():  # too late
+            return
+        if error is not None:
+            found.set_exception(error)
+        elif settings is not None:
+            found.set_result(settings)
+
+    def work() -> None:
+        settings, error = None, None
+        try:
+            settings = read()
+        except Exception as raised:  # it is told where it was asked for
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, settings, error)
+
+    threading.Thread(target=work, name="settings", daemon=True).start()
+    try:
+        async with asyncio.timeout(seconds):
+            return await found
+    except TimeoutError as error:
+        text = f"their file cannot be read within {seconds:g} s: is it a file, and its disk there?"
+        raise ConfigError(text) from error
 
 
 def needing_restart(old: Settings, new: Settings) -> list[str]:

@@ -359,6 +359,14 @@ def test_a_second_daemon_is_refused(live: Live) -> None:
     assert "Traceback" not in finished.err
 
 
+def test_a_second_daemon_on_the_same_inbox_is_refused(live: Live, tmp_path: Path) -> None:
+    other = Site.make(tmp_path / "other")
+    other.configure(inbox=str(live.site.inbox))
+    finished = other.run("run", "-c", other.config)
+    assert finished.code == 2
+    assert f"another daemon, with another state_dir, watches {live.site.inbox}" in finished.err
+
+
 def test_status_and_jobs_for_scripts(live: Live, undisturbed: Path) -> None:
     site = live.site
     status = site.status()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from invsr_daemon.daemon.reload import LiveSettings, needing_restart
+from invsr_daemon.daemon.reload import LiveSettings, needing_restart, read_in_time
+from invsr_daemon.errors import ConfigError
 from invsr_daemon.pool.media import MediaProcesses
+from invsr_daemon.settings.reading import load
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.systemd.notify import Notifier
 
@@ -47,6 +50,31 @@ def test_what_needs_a_restart_is_named(tmp_path: Path) -> None:
 def test_without_a_request_nothing_is_read(tmp_path: Path) -> None:
     before = settings_in(tmp_path)
     assert reloaded(before, settings_in(tmp_path, scale=2), requested=False) is before
+
+
+def test_a_file_that_cannot_be_read_in_time_blocks_nothing(tmp_path: Path) -> None:
+    """A FIFO that nobody writes to, as a disk that is gone."""
+    fifo = tmp_path / "config.yaml"
+    os.mkfifo(fifo)
+
+    async def read() -> int:
+        turns = 0
+        reading = asyncio.create_task(read_in_time(lambda: load(fifo, {}), 0.3))
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0.01)
+        with pytest.raises(ConfigError, match=r"cannot be read within 0\.3 s"):
+            await reading
+        return turns
+
+    assert asyncio.run(read()) > 5, "the loop went on"
+    fifo.write_text("")  # ends the thread
+
+
+def test_what_reading_raises_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("scale: many")
+    with pytest.raises(ConfigError, match="scale"):
+        asyncio.run(read_in_time(lambda: load(tmp_path / "config.yaml", {}), 10))
 
 
 @pytest.mark.slow
