@@ -16,6 +16,12 @@ class InputError(InvsrError):
     """The input cannot be restored: not a picture or film, damaged, or beyond the limits."""
 
 
+class UnreadableError(InputError):
+    """This user may not read the input. That may be changed without the file being touched."""
+
+    retryable = True
+
+
 class ConfigError(InvsrError):
     """A setting or an option is wrong."""
 

@@ -8,7 +8,7 @@ import os
 import time
 
 from .. import logs
-from ..errors import Interrupted, InvsrError, MachineError, ModelError, ResourceError
+from ..errors import Interrupted, InvsrError, MachineError, ModelError, ResourceError, UnreadableError
 from ..jobs.observing import Result
 from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..logs import counted
@@ -24,6 +24,7 @@ from .tidying import GONE, still_the_same, tidy_up
 log = logging.getLogger(__name__)
 
 STOPPED = "the daemon stopped"
+RIGHTS_SECONDS = 60.0  # before a file is looked at again that this user may not read
 
 
 class Outcomes:
@@ -92,6 +93,8 @@ class Outcomes:
         reason = str(error)
         if isinstance(error, Interrupted):
             await self._postpone(row, STOPPED, None, counts=False)
+        elif isinstance(error, UnreadableError):
+            await self._wait_for_rights(row, reason)
         elif isinstance(error, MachineError):
             await self._hold(row, Hold.after(error))
         elif isinstance(error, ModelError):  # the daemon began with all its models whole
@@ -106,6 +109,12 @@ class Outcomes:
             await self._postpone(row, reason, delay, counts=True)
         else:
             await self._fail(row, reason)
+
+    async def _wait_for_rights(self, row: JobRow, reason: str) -> None:
+        """chmod tells nobody, so the file is looked at again and again."""
+        if row.reason != reason:
+            log.warning("%s waits: %s", row.relative, reason)
+        await self._postpone(row, reason, RIGHTS_SECONDS, counts=False)
 
     async def _hold(self, row: JobRow, hold: Hold) -> None:
         """The fault is the machine's: no job begins for a while, and this one keeps its attempts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from ..store.store import Store
 from .gate import FolderGuard, Gate
 from .ledger import Ledger
 from .reload import LiveSettings
+from .tidying import still_the_same
 
 PRUNE_SECONDS = 6 * 3600.0
 WAIT_SECONDS = 1.0
@@ -61,9 +61,10 @@ class Retention:
 def forget_files(state_dir: Path, rows: Sequence[JobRow]) -> list[int]:
     """Remove what is kept of these jobs; the ids of those whose record may go, too.
 
-    A file that still lies in the inbox needs its record: it would be taken for a new one.
+    A file that still lies in the inbox needs its record: it would be taken for a new one. Another file under
+    its name does not.
     """
     for row in rows:
         clear_subfolder(state_dir, subfolder_of(row.id))
         logs.remove(state_dir, row.id)
-    return [row.id for row in rows if not os.path.lexists(row.source)]
+    return [row.id for row in rows if not still_the_same(row)]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, UnreadableError
 from ..records import Identity
 
 CHANGED = "it was changed while it was being restored"
@@ -26,7 +26,7 @@ def opened(path: Path, identity: Identity | None = None, below: Path | None = No
     """A descriptor of a regular file with something in it.
 
     `identity`: it must be this very file. `below`: a folder from which on no folder of the path may be
-    a link. Raises InputError.
+    a link. Raises InputError, UnreadableError.
     """
     descriptor = _open(path, below)
     try:
@@ -55,6 +55,10 @@ def _open(path: Path, below: Path | None) -> int:
         return _open_below(below, path.relative_to(below))
     except FileNotFoundError as error:
         raise InputError("there is no such file") from error
+    except PermissionError as error:
+        raise UnreadableError(
+            "this user may not read it, or a folder above it: see chmod and chgrp"
+        ) from error
     except OSError as error:
         why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise InputError(f"it cannot be opened: {why}") from error

@@ -20,6 +20,7 @@ from .folders import Folder, HeldFile, Place
 Collision = Literal["fail", "suffix", "overwrite"]
 
 # The name is at fault, not the folder: no later attempt will go better.
+LONGEST_NAME = 255  # bytes, on Linux
 LASTING = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
 
 
@@ -293,9 +294,16 @@ def _dress(descriptor: int, policy: PublishPolicy) -> None:
 
 
 def names_for(final: Path, collision: Collision) -> Iterator[str]:
-    """film.mp4, then film (2).mp4, film (3).mp4 and so on, if asked for."""
-    further = (f"{final.stem} ({number}){final.suffix}" for number in count(2))
+    """film.mp4, then film (2).mp4, film (3).mp4 and so on, if asked for; long ones are shortened."""
+    further = (_fitting(final.stem, f" ({number}){final.suffix}") for number in count(2))
     return chain([final.name], further if collision == "suffix" else ())
+
+
+def _fitting(stem: str, end: str) -> str:
+    """A name that file systems take: whole characters of the stem go until it does."""
+    while len(os.fsencode(stem + end)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + end
 
 
 @contextmanager

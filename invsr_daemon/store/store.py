@@ -112,14 +112,17 @@ class Store(Requests):
     def finish(self, job: int, output: Path, frames: int, note: str | None, now: float) -> list[int]:
         """running → done. Earlier jobs of that path that failed are cancelled; their ids.
 
-        Such was a file that was looked at while it was still being copied.
+        Such was a file that was looked at while it was still being copied. What was moved away when it failed
+        still lies there: its job stays failed.
         """
         with self._transaction():
             self._describe(job, output, frames)
             leave(self._db, job, "done", now, note)
             earlier = self._rows(
-                "SELECT id FROM jobs WHERE state = 'failed' AND id < ?1"
-                " AND source = (SELECT source FROM jobs WHERE id = ?1)",
+                "SELECT jobs.id FROM jobs JOIN settings ON settings.id = jobs.settings"
+                " WHERE state = 'failed' AND jobs.id < ?1"
+                " AND source = (SELECT source FROM jobs WHERE id = ?1)"
+                " AND json_extract(settings.text, '$.failures.move_to') IS NULL",
                 (job,),
             )
             for row in earlier:

@@ -27,6 +27,7 @@ from invsr_daemon.errors import (
     NoDeviceError,
     ProcessRefusedError,
     ResourceError,
+    UnreadableError,
     WorkersLostError,
 )
 from invsr_daemon.jobs.observing import Result
@@ -102,6 +103,7 @@ async def claimed(path: Path) -> AsyncIterator[Site]:
         (InputError("damaged"), "failed", 1, None),
         (WorkersLostError("3 processes died of it"), "failed", 1, None),
         (ResourceError("too little memory"), "queued", 1, None),
+        (UnreadableError("this user may not read it"), "queued", 0, None),
         (DeviceLostError("cuda:0 fails"), "queued", 1, None),
         (Interrupted("stopped"), "queued", 0, None),
         (DiskFullError("the disk is full"), "queued", 0, HoldKind.DISK_FULL),
@@ -165,6 +167,19 @@ def test_an_ended_job_is_forgotten_with_all_that_is_kept_of_it(tmp_path: Path) -
             assert not log.exists()
             assert site.job.state == "failed", "its file still lies in the inbox, and would be taken for new"
             site.source.unlink()
+            await site.retention.forget_before(time.time() + 60)
+            assert [row.id for row in site.store.jobs()] == [2]
+
+    asyncio.run(forget())
+
+
+def test_the_record_of_a_file_that_was_replaced_is_forgotten(tmp_path: Path) -> None:
+    """As with a camera that always writes the same name."""
+
+    async def forget() -> None:
+        async with claimed(tmp_path) as site:
+            await site.end_with(InputError("damaged"))
+            site.source.write_text("the next picture")
             await site.retention.forget_before(time.time() + 60)
             assert [row.id for row in site.store.jobs()] == [2]
 

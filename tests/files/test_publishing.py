@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +12,7 @@ import pytest
 
 from invsr_daemon.errors import OutputError, OutputExistsError, ResourceError
 from invsr_daemon.files.folders import Place
-from invsr_daemon.files.publishing import Collision, Imprint, PublishPolicy, check_free, publish
+from invsr_daemon.files.publishing import Collision, Imprint, PublishPolicy, check_free, names_for, publish
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -222,3 +223,15 @@ def test_a_result_gets_its_mode_and_owner(tmp_path: Path) -> None:
     found = (tmp_path / "film.mp4").stat()
     assert found.st_mode & 0o777 == 0o640
     assert found.st_gid == os.getgid()
+
+
+@pytest.mark.parametrize("character", ["a", "é", "影"])
+def test_numbers_find_room_in_long_names(character: str) -> None:
+    stem = character * (251 // len(character.encode()))
+    first, second, third = islice(names_for(Path(f"{stem}.mp4"), "suffix"), 3)
+    assert first == f"{stem}.mp4"
+    assert second.endswith(" (2).mp4")
+    assert third.endswith(" (3).mp4")
+    for name in (second, third):
+        assert 250 < len(os.fsencode(name)) <= 255
+        assert set(name[: -len(" (2).mp4")]) == {character}

@@ -88,6 +88,17 @@ def test_what_failed_is_over_when_a_later_file_of_its_name_is_done(store: Store,
     assert_consistent(store, path)
 
 
+def test_what_failed_and_was_moved_away_stays_failed(store: Store, path: Path) -> None:
+    moved = replace(new_job(1), settings='{"failures": {"move_to": "/failed"}}')
+    (failed,) = store.accept([moved], 1.0)
+    claim(store, failed)
+    store.fail(failed, "it is damaged", 2.0)
+    (later,) = store.accept([replace(moved, identity=Identity(1, 9, 9))], 3.0)
+    claim(store, later)
+    assert store.finish(later, OUTPUT, 1, None, 4.0) == []
+    assert store.job(failed).state == "failed"
+
+
 @pytest.mark.parametrize(("state", "deed"), list(itertools.product(STATES, DOING)))
 def test_every_deed_in_every_state(store: Store, path: Path, state: State, deed: str) -> None:
     job = in_state(store, state)
