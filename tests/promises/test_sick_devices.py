@@ -76,16 +76,17 @@ def test_beside_a_sick_card_a_healthy_one_does_everything(
     ward: Callable[..., Site], cards: Callable[..., None], fault: str, count: int
 ) -> None:
     site = ward()
-    cards(fault, None)
+    cards(fault, "busy")
     drop_pictures(site, count)
     with site.daemon() as process:
+        wait_until(lambda: "cuda:0 is set aside until it is well again" in site.log, "it is set aside")
+        cards(fault, None)
         wait_for_all(site, count)
         aside = told(site)["set_aside"]
         assert stop(process) == 0
     assert len(list(site.outbox.iterdir())) == count
     assert attempts_that_counted(site) == 0
     assert not (site.path.parent / "failed").exists()
-    assert "cuda:0 is set aside until it is well again" in site.log
     assert "cuda:1" not in aside, "the healthy one never is"
 
 
@@ -109,10 +110,12 @@ def test_without_a_healthy_card_work_waits_and_goes_on_by_itself(
 
 def test_a_card_that_hangs_is_set_aside(ward: Callable[..., Site], cards: Callable[..., None]) -> None:
     site = ward(limits={"stall_seconds": 15})
-    cards("hang", None)
+    cards("hang", "abort")
     drop_pictures(site, 4)
     with site.daemon() as process:
+        killed = "the worker on cuda:0 made no progress for 15 s and was killed"
+        wait_until(lambda: killed in site.log, "it is killed")
+        cards("hang", None)
         wait_for_all(site, 4)
         assert stop(process) == 0
     assert attempts_that_counted(site) == 0
-    assert "the worker on cuda:0 made no progress for 15 s and was killed" in site.log

@@ -5,8 +5,9 @@
     python -m tests.support.sick_devices run -c config.yaml
 
 The file that SICK_DEVICES names says, by device, what is wrong with it at the moment: "abort" (its worker
-dies before it is ready), "hang", "die" (of each task), or the text of an error that each task raises. A
-device that it does not name is well.
+dies before it is ready), "hang", "die" (of each task), "busy" (it is well, but at its first task until the
+file says something else), or the text of an error that each task raises. A device that it does not name is
+well.
 The last line is the program whose daemon finds the cards that CARDS names.
 """
 
@@ -40,6 +41,9 @@ def suffer(device: str) -> None:
     match fault_of(device):
         case "hang":
             time.sleep(3600)
+        case "busy":
+            while fault_of(device) == "busy":
+                time.sleep(0.05)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case str(text):

@@ -15,4 +15,4 @@ if __name__ == "__main__":
         os.abort()
     if fault == "hang":
         time.sleep(3600)
-    print(json.dumps({"problem": None if fault in ("die", UNSEEN) else fault}))
+    print(json.dumps({"problem": None if fault in ("die", "busy", UNSEEN) else fault}))
