@@ -10,7 +10,6 @@ import click
 
 from .. import __version__
 from ..errors import ConfigError, InvsrError
-from ..jobs.stopping import forget_stdout
 from .config import config, doctor
 from .daemon import pause, resume, run, status
 from .evaluate import evaluate
@@ -34,6 +33,8 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno not in STDOUT_FAILS or error.filename is not None:
                 raise
+            from ..jobs.stopping import forget_stdout
+
             forget_stdout()
             click.echo(f"invsr-daemon: stdout cannot be written to: {error.strerror}", err=True)
             sys.exit(FAILED)

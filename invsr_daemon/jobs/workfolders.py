@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import ConfigError, InputError, InvsrError
+from ..errors import InputError, InvsrError
 from ..files.durable import remove_attempts
 from ..files.publishing import clear, explained
 from ..files.remembered_mounts import REMEMBERED_FILE
 from ..logs import LOG_FOLDER
-from ..store.status import LOCK_FILE, STATUS_FILE
+from ..store.status import LOCK_FILE, STATUS_FILE, unusable_state
 from ..store.store import STORE_FILE
 from ..wire.plans import Plan
 
@@ -27,9 +27,10 @@ STATE_NAMES = frozenset(
 
 
 def make_state_folder(state_dir: Path) -> None:
-    """Make the state folder, for this user alone, whatever the umask. Raises ConfigError if it cannot be.
+    """Make the state folder, for this user alone, whatever the umask.
 
-    One that is there is closed to others, too, if it is this user's and nothing else lies in it.
+    One that is there is closed to others, too, if it is this user's and nothing else lies in it. Raises
+    ConfigError if this user may not; UnwritableError if its disk takes nothing just now.
     """
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
@@ -38,7 +39,7 @@ def make_state_folder(state_dir: Path) -> None:
         if is_open and all(map(_is_state, os.listdir(state_dir))):
             state_dir.chmod(PRIVATE)
     except OSError as error:
-        raise ConfigError(f"state_dir: {state_dir} cannot be written to: {error.strerror}") from error
+        raise unusable_state(state_dir, error) from error
 
 
 def _is_state(name: str) -> bool:

@@ -86,7 +86,7 @@ def only_daemon(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(parents=True, exist_ok=True)
         lock = (state_dir / LOCK_FILE).open("a")
     except OSError as error:
-        raise _unusable(state_dir, error) from error
+        raise unusable_state(state_dir, error) from error
     with lock:
         if not _taken_soon(lock):
             raise ConfigError(f"state_dir: another daemon is running on {state_dir}")
@@ -115,7 +115,7 @@ def _taken(lock: IO[str], how: int) -> bool:
     return True
 
 
-def _unusable(state_dir: Path, error: OSError) -> InvsrError:
+def unusable_state(state_dir: Path, error: OSError) -> InvsrError:
     """What keeps a state folder from being used: a wrong setting, or a disk that may be well again later."""
     kind = ConfigError if error.errno in WRONG else UnwritableError
     return kind(f"state_dir: {state_dir} cannot be written to: {error.strerror}")
