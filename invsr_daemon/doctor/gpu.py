@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..pool.devices import choose_devices
+from ..pool.devices import choose_devices, named_by_torch
 from ..records import VideoSettings
 from ..settings.settings import Settings
 from .encoders import TRIED_ENCODERS
 from .findings import Finding, Level
-from .machine import ask_probe
+from .machine import Answers, ask_probe
 
 ELSEWHERE = "name the other devices in `devices`"
 WRONG = (
@@ -52,7 +52,7 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
         return
     with ThreadPoolExecutor(len(devices)) as pool:
         yield from pool.map(check_device, devices)
-    if any(name.startswith("cuda") for name in devices):
+    if any(name != "cpu" for name in devices):
         yield check_nvenc()
 
 
@@ -71,7 +71,7 @@ def check_device(name: str) -> Finding:
 
 
 def _computing(name: str) -> Iterator[Sight]:
-    answers = ask_probe("device", name)
+    answers = _ask("device", name)
     for line in answers.lines:
         yield Sight(**line)
     if answers.problem:
@@ -79,14 +79,19 @@ def _computing(name: str) -> Iterator[Sight]:
         yield Sight("probe", f"the process that tried it ended {when}: {answers.problem}", problem=True)
 
 
+def _ask(question: str, name: str) -> Answers:
+    torchs, seen = named_by_torch(name)
+    return ask_probe(question, torchs, environment=seen)
+
+
 def _losing(name: str) -> Sight:
     """A failed assertion loses a device for the process it happens in, and must for that one only."""
     if _shares_faults():
         return Sight("loss", "not lost for a trial: under MPS others would lose it, too")
-    lost = ask_probe("lose", name)
+    lost = _ask("lose", name)
     if any(line["raised"] is None for line in lost.lines):
         return Sight("loss", "not lost for a trial: assertions do not fail on it")
-    after = ask_probe("products", name)
+    after = _ask("products", name)
     if after.problem:
         return Sight("loss", f"after a failed assertion no process can use it: {after.problem}", problem=True)
     if any(line["problem"] for line in after.lines):

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -81,14 +81,19 @@ def check_devices(settings: Settings) -> Iterator[Finding]:
         yield Finding("OK", "devices", f"{len(chosen)} worker(s), on {', '.join(dict.fromkeys(chosen))}")
 
 
-def ask_probe(*question: str) -> Answers:
-    """Ask a process of its own, that may crash or hang."""
+def ask_probe(*question: str, environment: Mapping[str, str] | None = None) -> Answers:
+    """Ask a process of its own, that may crash or hang. `environment`: what it finds set beside ours."""
     command = [sys.executable, "-m", "invsr_daemon.workers.probe", *question]
     # To files: what was said before a timeout is kept.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+", errors="replace") as err:
         try:
             code = subprocess.run(
-                command, stdout=out, stderr=err, timeout=PROBE_SECONDS, check=False
+                command,
+                stdout=out,
+                stderr=err,
+                timeout=PROBE_SECONDS,
+                env={**os.environ, **(environment or {})},
+                check=False,
             ).returncode
             problem = None if code == 0 else _last_words(code, err)
         except subprocess.TimeoutExpired:

@@ -47,7 +47,10 @@ class LocalPool:
         service = Service(self._retire, self._take_back)
         self._health = DeviceHealth(devices, probe, service, programs.probe_seconds)
         self._workers = [
-            WorkerProcess(device, threads, reach, stall_seconds, self._health, programs) for device in devices
+            WorkerProcess(
+                device, devices.count(device) - 1, threads, reach, stall_seconds, self._health, programs
+            )
+            for device in devices
         ]
         self._leases = Leases(self._workers)
 

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 from .child import environment
+from .devices import named_by_torch
 
 PROBING_SECONDS = 120.0
 
@@ -17,13 +18,14 @@ async def device_problem(device: str, module: str, seconds: float = PROBING_SECO
 
     `module` is run with the device's name, and prints {"problem": TEXT or null}.
     """
+    name, seen = named_by_torch(device)
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, device),
+            *(sys.executable, "-m", module, name),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=environment(),
+            env={**environment(), **seen},
         )
     except OSError as error:
         return f"it cannot be tried: {error.strerror}"

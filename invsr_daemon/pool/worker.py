@@ -13,6 +13,7 @@ from ..records import Task
 from ..wire.events import Progress
 from ..wire.tasks import dump_task
 from .child import Child
+from .devices import named_by_torch
 from .health import PROBE_SECONDS, DeviceHealth
 from .reach import Reach, allowed_to_workers, source_of
 
@@ -31,7 +32,7 @@ class Programs:
 
 
 class WorkerProcess(Child):
-    """One worker process, on a device of its own. It tells `health` how tasks end there.
+    """One worker process, on a device that it shares with `others`. It tells `health` how tasks end there.
 
     It may read models, and change what is in the folder of work files; each task's source goes along open. A
     task with a model that it may not read yet gets a new process.
@@ -40,13 +41,15 @@ class WorkerProcess(Child):
     def __init__(
         self,
         device: str,
+        others: int,
         threads: int,
         reach: Reach,
         stall_seconds: float | None,
         health: DeviceHealth,
         programs: Programs,
     ) -> None:
-        arguments = ("--device", device, "--threads", str(threads))
+        name, self._seen = named_by_torch(device)
+        arguments = ("--device", name, "--threads", str(threads), "--sharers", str(1 + others))
         super().__init__(f"the worker on {device}", programs.worker, arguments, stall_seconds)
         self.device = device
         self._reach = reach
@@ -56,7 +59,7 @@ class WorkerProcess(Child):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {"TMPDIR": str(self._reach.scratch)}  # torch will not do without one
+        return {**self._seen, "TMPDIR": str(self._reach.scratch)}  # torch will not do without the latter
 
     @property
     def allowed(self) -> Allowed:

@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 class Service:
     """An installation: who runs what, what it reads outside the system's folders, where it writes.
 
-    `warnings` name what could be better.
+    `models`: folders of models that it waits to be mounted. `warnings` name what could be better.
     """
 
     program: Path
@@ -56,6 +56,7 @@ class Service:
     user: str
     group: str
     reads: tuple[Path, ...]
+    models: tuple[Path, ...]
     writes: tuple[Path, ...]
     warnings: tuple[str, ...]
 
@@ -81,7 +82,8 @@ def plan(user: str, config: Path, inbox: Path | None, outbox: Path | None, root:
     file = _below(root, config)
     settings = load(file, {}) if file.exists() else Settings(inbox=inbox or INBOX, outbox=outbox or OUTBOX)
     variants = list(settings.variants().values())
-    reads = _outermost((*CODE, config.parent, *_models(variants)))
+    models = _models(variants)
+    reads = _outermost((*CODE, config.parent, *models))
     writes = (
         _agreed("inbox", settings.inbox, inbox),
         _agreed("outbox", settings.outbox, outbox),
@@ -96,6 +98,7 @@ def plan(user: str, config: Path, inbox: Path | None, outbox: Path | None, root:
         user=user,
         group=_group(user),
         reads=reads,
+        models=tuple(dict.fromkeys(models)),
         writes=tuple(dict.fromkeys(writes)),
         warnings=tuple(_warnings((*reads, *writes), variants)),
     )
@@ -167,9 +170,12 @@ def _state(settings: Settings) -> list[Path]:
 
 
 def _models(variants: Sequence[Settings]) -> list[Path]:
-    """The folders that models are read from, where they are given."""
+    """The folders that models are read from, where they are given.
+
+    systemd itself provides for those in its StateDirectory.
+    """
     named = [path for each in variants for path in (each.models_dir, Path(each.model)) if path]
-    return [path for path in named if path.is_absolute()]
+    return [path for path in named if path.is_absolute() and not path.is_relative_to(STATE)]
 
 
 def _warnings(paths: Iterable[Path], variants: Sequence[Settings]) -> Iterator[str]:
@@ -206,7 +212,7 @@ def _unit(service: Service) -> str:
     seen = [path for path in service.writes if path not in writes]
     run = [str(service.program), "run", "-c", str(service.config)]
     text = _shipped("systemd/invsr-daemon.service")
-    text = _with(text, "RequiresMountsFor", _words(service.writes))
+    text = _with(text, "RequiresMountsFor", _words((*service.writes, *service.models)))
     text = _with(text, "ExecStart", _words(run))
     text = _with(text, "User", service.user)
     text = _with(text, "ReadWritePaths", _words(seen))

@@ -24,6 +24,7 @@ from .faults import memory_errors
 
 log = logging.getLogger(__name__)
 
+CONTEXTS_LEAVE = 0.94  # of a device's memory, where several processes use it
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -34,6 +35,14 @@ class Sparing:
     tried_again: bool = False
     in_main_memory: bool = False  # where canvases lie
     tile: int | None = None
+
+
+def memory_share(sharers: int) -> float:
+    """The share of a device's memory that one of several workers on it may allocate.
+
+    What the contexts of all take, some hundred MB each, is not allocated through torch, and left to them.
+    """
+    return CONTEXTS_LEAVE / sharers
 
 
 class DeviceRestorer:
@@ -48,9 +57,14 @@ class DeviceRestorer:
         self._model: InvSR | None = None
         self._sparing = Sparing()
 
-    def wake(self) -> None:
-        """Begin to use the device. Whatever that raises, no file is to blame for it."""
+    def wake(self, sharers: int = 1) -> None:
+        """Begin to use the device, which has so many workers, this one included.
+
+        Whatever that raises, no file is to blame for it.
+        """
         torch.zeros(1, device=self.device)
+        if sharers > 1 and self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(memory_share(sharers), self.device)
 
     def begin(self) -> None:
         """Begin a task: with as much memory as there is by now."""

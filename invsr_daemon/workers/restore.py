@@ -118,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m invsr_daemon.workers.restore")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--sharers", type=int, default=1, help="workers on this device, this one included")
     parser.add_argument("--list-devices", action="store_true", help="print the CUDA devices and end")
     arguments = parser.parse_args()
     if arguments.list_devices:
@@ -125,7 +126,7 @@ def main() -> None:
         return
     _make_repeatable(arguments.threads)
     restorer = DeviceRestorer(arguments.device)
-    restorer.wake()
+    restorer.wake(arguments.sharers)
     serve(lambda line, source, progress: perform(parse_task(line), restorer, progress, source))
 
 

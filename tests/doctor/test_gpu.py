@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ class Telling:
         self._answers = {**well, **answers}
         self.asked: list[str] = []
 
-    def __call__(self, question: str, *details: str) -> Answers:
+    def __call__(self, question: str, *details: str, environment: Mapping[str, str] | None = None) -> Answers:
         self.asked.append(question)
+        self.environment = environment
         return self._answers[question]
 
 
@@ -133,6 +135,13 @@ def test_every_device_and_the_encoder_have_a_line(monkeypatch: pytest.MonkeyPatc
     assert [first.name, second.name] == ["device cuda:0", "device cuda:1"]
     text = "h264_nvenc: encodes, hevc_nvenc: encodes, av1_nvenc: no such chip"
     assert nvenc == Finding("OK", "NVENC", text)
+
+
+def test_a_part_of_a_card_is_asked_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    telling = Telling()
+    monkeypatch.setattr(gpu, "ask_probe", telling)
+    assert gpu.check_device("MIG-0a1b").name == "device MIG-0a1b"
+    assert telling.environment == {"CUDA_VISIBLE_DEVICES": "MIG-0a1b"}
 
 
 def test_a_card_without_nvenc_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

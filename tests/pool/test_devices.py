@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from invsr_daemon.errors import ConfigError
 from invsr_daemon.pool import devices
-from invsr_daemon.pool.devices import choose_devices
+from invsr_daemon.pool.devices import choose_devices, named_by_torch
+from invsr_daemon.pool.probing import device_problem
 from invsr_daemon.settings.devices import device_names
 
 
@@ -29,7 +31,7 @@ def test_a_device_for_every_worker(wanted: tuple[str, ...], workers: int, chosen
 
 @pytest.mark.parametrize("wanted", ["", "gpu", "cpu:0", "cpu:x", "cuda:x", "cpu,cpu"])
 def test_what_is_no_device_is_refused(wanted: str) -> None:
-    with pytest.raises(ValueError, match="is none of auto, cpu, cpu:N, cuda, cuda:N"):
+    with pytest.raises(ValueError, match="is none of auto, cpu, cpu:N, cuda, cuda:N, GPU-UUID, MIG-UUID"):
         device_names(["cpu", wanted])
 
 
@@ -67,3 +69,36 @@ def test_a_torch_that_breaks_or_hangs_is_told_with_a_way_out(
     with pytest.raises(ConfigError, match=said) as caught:
         choose_devices(("auto",), 0)
     assert "devices: cpu" in str(caught.value)
+
+
+CARD = "GPU-8f6c1a3e-02b4-5c1e-9a77-0d4ce1f0aa01"
+PART = "MIG-f4b1a0b2-7a63-55c4-bb1e-1f8f3b3c9d10"
+OLD_PART = f"MIG-{CARD}/7/0"
+SEES_ONE = f"""test "$CUDA_VISIBLE_DEVICES" = {PART} && echo '["cuda:0"]' || echo '[]'"""
+
+
+@pytest.mark.parametrize("name", [CARD, PART, OLD_PART])
+def test_a_card_or_a_part_of_one_is_the_only_one_that_its_process_sees(name: str) -> None:
+    assert device_names([name]) == (name,)
+    assert named_by_torch(name) == ("cuda:0", {"CUDA_VISIBLE_DEVICES": name})
+
+
+def test_other_devices_are_called_as_torch_has_it() -> None:
+    assert named_by_torch("cuda:3") == ("cuda:3", {})
+
+
+@pytest.mark.slow
+def test_a_part_of_a_card_is_looked_for_by_its_uuid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_python(monkeypatch, tmp_path, SEES_ONE)
+    assert choose_devices((PART,), 2) == (PART, PART)
+    with pytest.raises(ConfigError, match=f"there is no {CARD} here"):
+        choose_devices((CARD,), 0)
+
+
+@pytest.mark.slow
+def test_a_device_that_was_set_aside_is_probed_by_its_uuid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = """echo "{\\"problem\\": \\"$3 $CUDA_VISIBLE_DEVICES\\"}\""""
+    stand_in_python(monkeypatch, tmp_path, answer)
+    assert asyncio.run(device_problem(PART, "a.module")) == f"cuda:0 {PART}"

@@ -200,6 +200,13 @@ def test_paths_and_user_are_put_in() -> None:
     assert "m restorer render" in text_of(plan, service.SYSUSERS)
 
 
+def test_the_disks_of_models_are_waited_for(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("inbox: /in\noutbox: /out\nmodels_dir: /weights\nmodel: /weights/own\n")
+    unit = text_of(service.plan("a", config, None, None, Path("/")), service.UNIT)
+    assert value(unit, "RequiresMountsFor") == "/in /out /weights /weights/own"
+
+
 def test_folders_that_the_sandbox_hides_are_bound_and_warned_of() -> None:
     plan = planned("/home/somebody/in", "/srv/out")
     unit = text_of(plan, service.UNIT)

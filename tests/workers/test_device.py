@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from invsr_daemon.errors import ResourceError
 from invsr_daemon.records import ModelSettings, TemporalSettings
 from invsr_daemon.restorers.film.pipeline import Pixels
-from invsr_daemon.workers.device import DeviceRestorer
+from invsr_daemon.workers.device import DeviceRestorer, memory_share
 
 
 def too_little_device_memory() -> None:
@@ -165,3 +165,10 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_matrix_units(
     model = DeviceRestorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
     assert model.dtype == chosen
     assert next(model.restorer.parts.unet.parameters()).dtype == chosen
+
+
+@pytest.mark.parametrize("sharers", [2, 3, 8])
+def test_workers_on_one_device_leave_room_for_each_other(sharers: int) -> None:
+    card = 8 * 2**30
+    left = card * (1 - sharers * memory_share(sharers))
+    assert left >= 450 * 2**20, "the contexts lie there"
