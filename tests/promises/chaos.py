@@ -1,29 +1,41 @@
-"""Kills the daemon, its workers and media processes at random moments, and sees what comes of it.
+"""Kills the daemon, its workers and media processes, troubles its machine, and sees what comes of it.
 
-    python -m tests.promises.chaos --kills 30 --seed 1
+    unshare -m python -m tests.promises.chaos --full-disk --kills 30 --seed 1
 
-Files arrive all the while, so that there is work at every kill. In the end every file has exactly one end
+Files arrive all the while, so that there is work at every kill. Meanwhile cards are sick, the model is away,
+the outbox is full, and files are written by somebody who pauses. In the end every file has exactly one end
 state, results are those of a run that nothing disturbed, byte by byte, no chunk was computed again after
 it was recorded, and neither outbox nor work folder holds litter.
+
+The last line on stdout is JSON: what was killed, in which phases the daemon was when it was killed, and how
+often each trouble came.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 
-from invsr_daemon.store.rows import ENDED
+from invsr_daemon.files.durable import ATTEMPT_SUFFIX
+from invsr_daemon.hub.installed import PACKAGED_MODELS
+from invsr_daemon.jobs.workfolders import subfolder_of
+from invsr_daemon.store.rows import ENDED, JobRow
 from invsr_daemon.store.store import STORE_FILE, Store
+from tests.promises.troubles import Cards, FullOutbox, ModelAway, Trouble
 from tests.support.command import wait_until
 from tests.support.daemons import Site, contents, film, kill, picture, stop
 
@@ -36,10 +48,15 @@ BAD = {
 }
 # What is killed so often must not be given up for it.
 SETTINGS = {"limits": {"worker_deaths": 100}, "failures": {"attempts": 100}}
-DAEMON_SHARE = 0.5
-# Most kills hit a daemon that starts, looks at files and plans; some come later, when workers are at it. In
-# units of the time that a daemon took to its first result.
-DEEP_SHARE, DEEP, SHALLOW = 0.25, 2.0, 0.3
+CARDS = ("cuda:0", "cuda:1")
+OUTBOX_SIZE = "64m"
+DAEMON_SHARE = 0.7
+# Kills wait for a phase to begin, and then for a moment of it; in units of the time to a first result.
+PHASES = ("start", "plan", "chunk", "join", "publish", "tidy")
+WEIGHTS = (4, 4, 1, 1, 2, 2)  # the last ones are often missed
+LONGEST_WAIT, LONGEST_MOMENT = 2.0, 0.1
+TROUBLE_SHARE, LONGEST_TROUBLE = 0.2, 1.0
+PAUSING_SHARE, LONGEST_PAUSE = 0.2, 1.5  # the latter in seconds
 FILMS, PICTURES = 4, 6
 # Files that wait or are worked on whenever something is killed.
 BUSY = 3
@@ -56,27 +73,32 @@ class Chaos:
 
     site: Site
     files: Iterator[Path]
+    troubles: tuple[Trouble, ...]
     chance: random.Random
     unit: float
     say: Callable[[str], None]
     dropped: Dropped = field(default_factory=dict)
-    killed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("daemons", "workers", "media"), 0))
+    killed: Counter[str] = field(default_factory=Counter)
+    phases: Counter[str] = field(default_factory=Counter)
+    troubled: Counter[str] = field(default_factory=Counter)
     recorded: Recorded = field(default_factory=dict)
-
-    @property
-    def kills(self) -> int:
-        return sum(self.killed.values())
+    _writers: list[threading.Thread] = field(default_factory=list)
+    _trouble: Trouble | None = None
+    _relief: float = 0.0  # when the trouble ends
 
     def run(self, kills: int) -> None:
         """Kill as often while there is work; then leave it in peace."""
-        while self.kills < kills:
+        while self.killed.total() < kills:
             with self.site.started() as process:
-                while process.poll() is None and self.kills < kills:
+                said = len(self.site.log)
+                while process.poll() is None and self.killed.total() < kills:
                     self._feed()
-                    longest = DEEP if self.chance.random() < DEEP_SHARE else SHALLOW
-                    time.sleep(self.chance.uniform(0, longest * self.unit))  # chance decides the moment
-                    self._kill_something(process)
+                    self._trouble_or_relieve()
+                    self._kill_something(process, said)
             self._look()
+        self._relieve()
+        for writer in self._writers:
+            writer.join()
         with self.site.daemon() as process:
             self.site.wait_until_all_ended(len(self.dropped), PATIENCE)
             assert stop(process) == 0
@@ -85,21 +107,86 @@ class Chaos:
     def _feed(self) -> None:
         ended = sum(row.state in ENDED for row in self.site.jobs())
         for _ in range(ended + BUSY - len(self.dropped)):
-            _drop(self.site, next(self.files), self.dropped)
+            file = next(self.files)
+            if self.chance.random() < PAUSING_SHARE:
+                self._write_with_a_pause(file)
+            else:
+                _drop(self.site, file, self.dropped)
 
-    def _kill_something(self, process: subprocess.Popen[bytes]) -> None:
+    def _write_with_a_pause(self, file: Path) -> None:
+        """As a slow copy does it: under the final name, in two halves, and open all the while."""
+        place = _place(file, self.dropped)
+        target = self.site.inbox / place
+        target.parent.mkdir()
+        pause, content = self.chance.uniform(0, LONGEST_PAUSE), file.read_bytes()
+        half = len(content) // 2
+
+        def write() -> None:
+            with target.open("wb", buffering=0) as opened:
+                opened.write(content[:half])
+                time.sleep(pause)
+                opened.write(content[half:])
+
+        self.troubled["writers that pause"] += 1
+        self._writers.append(threading.Thread(target=write))
+        self._writers[-1].start()
+
+    def _trouble_or_relieve(self) -> None:
+        if self._trouble is not None and time.monotonic() > self._relief:
+            self._relieve()
+        if self._trouble is None and self.chance.random() < TROUBLE_SHARE:
+            trouble = self.chance.choice(self.troubles)
+            trouble.begin(self.chance)
+            self.troubled[trouble.name] += 1
+            self._trouble = trouble
+            self._relief = time.monotonic() + self.chance.uniform(0, LONGEST_TROUBLE * self.unit)
+
+    def _relieve(self) -> None:
+        if self._trouble is not None:
+            self._trouble.end()
+        self._trouble = None
+
+    def _kill_something(self, process: subprocess.Popen[bytes], said: int) -> None:
+        """Wait for a phase, or until it is clear that it does not come; then kill at a moment of it."""
+        (wanted,) = self.chance.choices(PHASES, WEIGHTS)
+        deadline = time.monotonic() + LONGEST_WAIT * self.unit
+        while wanted not in self._phases(said) and time.monotonic() < deadline and process.poll() is None:
+            pass  # some phases last for less than a millisecond
+        if wanted not in ("publish", "tidy"):
+            time.sleep(self.chance.uniform(0, LONGEST_MOMENT * self.unit))  # chance decides the moment
         children = [("workers", pid) for pid in sorted(self.site.workers())]
         children += [("media", pid) for pid in sorted(self.site.media_processes())]
         if children and self.chance.random() > DAEMON_SHARE:
             what, pid = self.chance.choice(children)
+            self.phases.update(self._phases(said))
             with suppress(ProcessLookupError):  # it has just gone by itself
                 os.kill(pid, signal.SIGKILL)
         else:
             what = "daemons"
             kill(process)
+            self.phases.update(self._phases(said))
         self.killed[what] += 1
-        if self.kills % REPORT_EVERY == 0:
-            self.say(f"{self.kills} kills, {len(self.recorded)} chunks recorded")
+        if self.killed.total() % REPORT_EVERY == 0:
+            self.say(f"{self.killed.total()} kills, in {dict(self.phases)}, {dict(self.troubled)}")
+
+    def _phases(self, said: int) -> set[str]:
+        """What the daemon is at, as its files tell; of a daemon that was killed: what it was at."""
+        if "watching" not in self.site.log[said:]:
+            return {"start"}
+        with Store.open(self.site.state / STORE_FILE) as store:
+            running = [row for row in store.jobs() if row.state == "running"]
+            untidy = store.untidy()
+        return {self._phase(row) for row in running} | ({"tidy"} if untidy else set())
+
+    def _phase(self, row: JobRow) -> str:
+        folder = self.site.outbox / row.relative.parent
+        names = os.listdir(folder) if folder.exists() else []
+        if any(not name.startswith(".") for name in names):
+            return "publish"
+        if names:
+            return "join"
+        work = self.site.state / "work" / subfolder_of(row.id)
+        return "chunk" if any(work.rglob(f"*{ATTEMPT_SUFFIX}")) else "plan"
 
     def _look(self) -> None:
         """What was recorded as finished stays so: computed again it would have another time."""
@@ -170,10 +257,21 @@ def assert_whole(site: Site, dropped: Dropped) -> None:
             assert len(ended) == 1, "it ended once"
 
 
-def run(folder: Path, kills: int, seed: int, say: Callable[[str], None], unit: float | None = None) -> Chaos:
+def run(
+    folder: Path,
+    kills: int,
+    seed: int,
+    say: Callable[[str], None],
+    unit: float | None = None,
+    *,
+    full_disk: bool = False,
+) -> Chaos:
     """All of it, in an empty folder. AssertionError if a promise is broken."""
     files = make_files(folder / "files")
-    calm = Site.make(folder / "calm", **SETTINGS)
+    model = shutil.copytree(PACKAGED_MODELS / "default", folder / "model")
+    cards = Cards(folder / "sick.json", CARDS)
+    cards.end()
+    calm = site(folder / "calm", model)
     took, dropped = undisturbed(calm, files)
     assert_whole(calm, dropped)
     expected = {dropped[path]: found for path, found in results(calm, dropped).items()}
@@ -181,23 +279,48 @@ def run(folder: Path, kills: int, seed: int, say: Callable[[str], None], unit: f
     chance = random.Random(seed)
     chance.shuffle(files)
     began = time.monotonic()
-    chaos = Chaos(Site.make(folder / "chaos", **SETTINGS), cycle(files), chance, unit or took, say)
-    chaos.run(kills)
-    assert_whole(chaos.site, chaos.dropped)
-    for path, found in results(chaos.site, chaos.dropped).items():
-        assert found == expected[chaos.dropped[path]], path
-    killed = ", ".join(f"{number} {what}" for what, number in chaos.killed.items())
-    say(
-        f"killed in {time.monotonic() - began:.0f} s: {killed}; {len(chaos.dropped)} files,"
-        f" {len(chaos.recorded)} chunks recorded; every promise was kept"
-    )
+    disturbed = site(folder / "chaos", model)
+    troubles: tuple[Trouble, ...] = (cards, ModelAway(model))
+    with ExitStack() as stack:
+        if full_disk:
+            stack.enter_context(small_disk(disturbed.outbox))
+            troubles = (*troubles, FullOutbox(disturbed.outbox))
+        chaos = Chaos(disturbed, cycle(files), troubles, chance, unit or took, say)
+        chaos.run(kills)
+        assert_whole(chaos.site, chaos.dropped)
+        for path, found in results(chaos.site, chaos.dropped).items():
+            assert found == expected[chaos.dropped[path]], path
+        say(
+            f"killed in {time.monotonic() - began:.0f} s; {len(chaos.dropped)} files,"
+            f" {len(chaos.recorded)} chunks recorded; every promise was kept"
+        )
     return chaos
 
 
-def _drop(site: Site, file: Path, dropped: Dropped) -> None:
+def site(path: Path, model: Path) -> Site:
+    made = Site.make(path, model=str(model), **SETTINGS)
+    made.outbox.mkdir()
+    return replace(made, program="tests.support.sick_devices")
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Mounted there for the while of it."""
+    subprocess.run(("mount", "-t", "tmpfs", "-o", f"size={OUTBOX_SIZE}", "none", str(folder)), check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "--lazy", str(folder)), check=True)
+
+
+def _place(file: Path, dropped: Dropped) -> Path:
     place = Path(str(len(dropped)), file.name)
-    site.drop(file, str(place))
     dropped[place] = file.name
+    return place
+
+
+def _drop(site: Site, file: Path, dropped: Dropped) -> None:
+    site.drop(file, str(_place(file, dropped)))
 
 
 def _places(given: Path | None, stack: ExitStack) -> Path:
@@ -211,6 +334,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--unit", type=float, help="seconds that a first result takes; default: as measured")
+    parser.add_argument("--full-disk", action="store_true", help="mount an outbox that can be full")
     parser.add_argument("--folder", type=Path, help="an empty folder to keep; default: a temporary one")
     return parser.parse_args()
 
@@ -218,7 +342,13 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = _arguments()
     with ExitStack() as stack:
-        run(_places(arguments.folder, stack), arguments.kills, arguments.seed, print, arguments.unit)
+        folder = _places(arguments.folder, stack)
+        os.environ |= {"SICK_DEVICES": str(folder / "sick.json"), "CARDS": ",".join(CARDS)}
+        os.environ["PYTHONPATH"] = os.getcwd()
+        chaos = run(
+            folder, arguments.kills, arguments.seed, print, arguments.unit, full_disk=arguments.full_disk
+        )
+    print(json.dumps({"killed": chaos.killed, "phases": chaos.phases, "troubles": chaos.troubled}))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class Home:
 
     def workers(self) -> set[int]:
         """Living workers of this home's processes."""
-        return self._living("invsr_daemon.workers.restore")
+        return self._living("invsr_daemon.workers.restore") | self._living("tests.support.sick_worker")
 
     def media_processes(self) -> set[int]:
         """Those that plan jobs and join pieces at this moment, or have done so just now."""
