@@ -6,12 +6,14 @@ tags of a TIFF are put in here.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from typing import IO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
@@ -38,6 +40,16 @@ TYPE_SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1}
 # A JPEG's segments end there; XMP's has a name before it.
 LONGEST_JPEG_EXIF = 65533
 LONGEST_JPEG_XMP = 65533 - 29
+LONGEST_JPEG_IPTC = 65533 - 27
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
+SRGB_CHUNKS = {
+    b"gAMA": struct.pack(">I", 45455),
+    b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+}
+LONGEST_COLOUR_CHUNK, CHECKSUM_BYTES = 64, 4
+PHOTOSHOP, IPTC_RESOURCE = b"Photoshop 3.0\0", 0x0404
+JPEG_APP13 = b"\xff\xed"
 PNG_XMP = "XML:com.adobe.xmp"
 METRES_PER_INCH = Fraction(254, 10000)
 # Sizes in XMP, as attributes and as elements.
@@ -53,10 +65,12 @@ NAMES = {
     "dpi": "its resolution (dpi) is left out",
     "texts": "its PNG texts are left out",
     "comment": "its comment is left out",
+    "iptc": "its IPTC is left out",
+    "colour_chunks": "what its colours are (gAMA, cHRM, cICP) is left out",
 }
 HOLDS = {
-    "PNG": frozenset({"icc_profile", "exif", "xmp", "dpi", "texts", "comment"}),
-    "JPEG": frozenset({"icc_profile", "exif", "xmp", "dpi", "comment"}),
+    "PNG": frozenset({"icc_profile", "exif", "xmp", "dpi", "texts", "comment", "colour_chunks"}),
+    "JPEG": frozenset({"icc_profile", "exif", "xmp", "dpi", "comment", "iptc"}),
     "WEBP": frozenset({"icc_profile", "exif", "xmp"}),
     "TIFF": frozenset({"icc_profile", "exif", "xmp", "dpi"}),
     "BMP": frozenset({"dpi"}),
@@ -65,7 +79,10 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class Extras:
-    """`exif` without orientation and layout; `dpi` (across, down); `texts` of a PNG (key, text)."""
+    """`exif` without orientation and layout; `dpi` (across, down); `texts` of a PNG (key, text).
+
+    `iptc`: a JPEG's, as its record holds it. `colour_chunks` of a PNG that is not sRGB (kind, data).
+    """
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
@@ -73,14 +90,16 @@ class Extras:
     dpi: tuple[float, float] | None = None
     texts: tuple[tuple[str, str], ...] = ()
     comment: bytes | None = None
+    iptc: bytes | None = None
+    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
 
     def held(self) -> tuple[str, ...]:
         """Names of those that are there."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name))
 
 
-def extras_of(image: Image.Image) -> Extras:
-    """What an opened picture holds, whatever its profile is of."""
+def extras_of(image: Image.Image, content: IO[bytes]) -> Extras:
+    """What a picture holds that was opened from `content`, whatever its profile is of."""
     return Extras(
         icc_profile=image.info.get("icc_profile"),
         exif=_exif(image),
@@ -88,6 +107,8 @@ def extras_of(image: Image.Image) -> Extras:
         dpi=_dpi(image),
         texts=tuple(_texts(image)),
         comment=_comment(image),
+        iptc=_iptc(image),
+        colour_chunks=_colour_chunks(content) if image.format == "PNG" else (),
     )
 
 
@@ -113,6 +134,7 @@ class _Text(str):
 def _as_bytes(tags: Image.Exif) -> bytes:
     """EXIF as a file holds it, texts in whatever encoding they were."""
     inner = [tags.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in tags]
+    tags.bigtiff = False  # whatever it was read from
     for directory in (tags, *inner):
         directory.update({tag: _Text(text) for tag, text in directory.items() if isinstance(text, str)})
     return tags.tobytes()
@@ -161,6 +183,32 @@ def _comment(image: Image.Image) -> bytes | None:
     return found.encode() if isinstance(found, str) else found
 
 
+def _iptc(image: Image.Image) -> bytes | None:
+    """IPTC of a JPEG. A TIFF's is among its tags."""
+    resources = image.info.get("photoshop")
+    found = resources.get(IPTC_RESOURCE) if isinstance(resources, dict) else None
+    return found if isinstance(found, bytes) else None
+
+
+def _colour_chunks(png: IO[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """What a PNG says of its colours, if they are not sRGB's (PNG specification, third edition, 11.3.2)."""
+    found = dict(_chunks_before_pixels(png))
+    is_srgb = b"sRGB" in found or all(found.get(kind, data) == data for kind, data in SRGB_CHUNKS.items())
+    if b"cICP" not in found and is_srgb:
+        return ()
+    return tuple(found.items())
+
+
+def _chunks_before_pixels(png: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    png.seek(len(PNG_SIGNATURE))
+    while len(header := png.read(8)) == 8 and header[4:] != b"IDAT":
+        length = int.from_bytes(header[:4])
+        if header[4:] in COLOUR_CHUNKS and length <= LONGEST_COLOUR_CHUNK:
+            yield header[4:], png.read(length)
+            length = 0
+        png.seek(length + CHECKSUM_BYTES, os.SEEK_CUR)
+
+
 def profile_space(profile: bytes) -> str:
     """What an ICC profile is of: RGB, GRAY, CMYK, Lab ... (ICC.1:2022, 7.2.6)."""
     return profile[16:20].decode("ascii", "replace").strip()
@@ -180,15 +228,17 @@ def save_options(extras: Extras, format: str, size: tuple[int, int]) -> dict[str
         options["xmp"] = extras.xmp
     if extras.comment and format == "JPEG":
         options["comment"] = extras.comment
+    if extras.iptc and format == "JPEG" and fits(format, "iptc", len(extras.iptc)):
+        options["extra"] = _iptc_segment(extras.iptc)
     if format == "PNG":
-        options["pnginfo"] = _png_texts(extras)
+        options["pnginfo"] = _png_chunks(extras)
     options |= {name: getattr(extras, name) for name in ("icc_profile", "dpi") if name in holds}
     return {name: value for name, value in options.items() if value}
 
 
 def fits(format: str, name: str, length: int) -> bool:
     """Whether something of so many bytes has room in a format."""
-    most = {"exif": LONGEST_JPEG_EXIF, "xmp": LONGEST_JPEG_XMP}.get(name)
+    most = {"exif": LONGEST_JPEG_EXIF, "xmp": LONGEST_JPEG_XMP, "iptc": LONGEST_JPEG_IPTC}.get(name)
     return format != "JPEG" or most is None or length <= most
 
 
@@ -204,8 +254,19 @@ def sized_exif(exif: bytes | None, size: tuple[int, int]) -> bytes | None:
     return _as_bytes(tags)
 
 
-def _png_texts(extras: Extras) -> PngInfo:
+def _iptc_segment(iptc: bytes) -> bytes:
+    """A segment of a JPEG with one of Photoshop's image resources, which is where IPTC is kept."""
+    name = b"\0\0"
+    resource = b"8BIM" + struct.pack(">H", IPTC_RESOURCE) + name + struct.pack(">I", len(iptc)) + iptc
+    whole = PHOTOSHOP + resource + bytes(len(iptc) % 2)
+    return JPEG_APP13 + struct.pack(">H", 2 + len(whole)) + whole
+
+
+def _png_chunks(extras: Extras) -> PngInfo:
+    """Chunks of what colours are, and of texts."""
     info = PngInfo()
+    for kind, data in extras.colour_chunks:
+        info.add(kind, data)
     for key, text in extras.texts:
         info.add_text(key, text)
     if extras.comment:
@@ -226,7 +287,7 @@ def png_with(png: bytes, extras: Extras, size: tuple[int, int]) -> bytes:
         chunks.append(_chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
     if exif := sized_exif(extras.exif, size):
         chunks.append(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    chunks += [_chunk(kind, data) for kind, data, *_ in _png_texts(extras).chunks]
+    chunks += [_chunk(kind, data) for kind, data, *_ in _png_chunks(extras).chunks]
     return png[:end_of_header] + b"".join(chunks) + png[end_of_header:]
 
 

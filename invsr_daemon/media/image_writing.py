@@ -23,7 +23,7 @@ from ..files.durable import attempt_at, finish_attempt
 from ..records import ImageInfo, ImageSettings
 from .encode import writing_error
 from .extras import HOLDS, NAMES, fits, png_with, save_options, tiff_with
-from .image import BITS_16, DEEP_FORMATS, FORMATS, Picture, Pixels
+from .image import BITS_16, DEEP_FORMATS, FORMATS, LOSSLESS, Picture, Pixels
 
 NO_ALPHA = ("JPEG", "BMP")
 # Pillow's names of lossless ones, and the TIFF encoder's of FFmpeg.
@@ -121,7 +121,9 @@ def _save_plain(
         path.write_bytes(_plain_tiff(image, picture))
         return
     options = save_options(picture.extras, format, image.size)
-    if format in ("JPEG", "WEBP"):
+    if format == "WEBP" and picture.compression == LOSSLESS:
+        options["lossless"] = True
+    elif format in ("JPEG", "WEBP"):
         options["quality"] = settings.quality
     if format == "JPEG":
         options["subsampling"] = 0

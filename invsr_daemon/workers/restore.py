@@ -23,6 +23,7 @@ from ..media.encode import film_size, open_chunk
 from ..media.image import read_image
 from ..media.image_writing import image_format, write_image
 from ..media.source import OpenFile
+from ..media.transparency import fill_unseen
 from ..records import ImageTask, Task, VideoTask, largest_level, output_size
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
@@ -93,7 +94,8 @@ def restore_image(
     image = read_image(task.info, file)
     height, width = image.pixels.shape[:2]
     size = output_size(width, height, task.model.scale, even=False)
-    pixels = restorer.image(image.pixels, task.model, size, lambda: progress(0))
+    seen = image.pixels if image.alpha is None else fill_unseen(image.pixels, image.alpha)
+    pixels = restorer.image(seen, task.model, size, lambda: progress(0))
     write_image(replace(image, pixels=pixels), image_format(task.info, task.image), task.image, task.output)
     progress(1)
 

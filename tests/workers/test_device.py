@@ -13,12 +13,15 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from invsr_daemon.errors import ResourceError
-from invsr_daemon.records import ModelSettings, TemporalSettings
+from invsr_daemon.media.image import probe_image
+from invsr_daemon.records import ImageSettings, ImageTask, ModelSettings, TemporalSettings
 from invsr_daemon.restorers.film.pipeline import Pixels
 from invsr_daemon.workers.device import DeviceRestorer, memory_share
+from invsr_daemon.workers.restore import restore_image
 
 
 def too_little_device_memory() -> None:
@@ -172,3 +175,23 @@ def test_workers_on_one_device_leave_room_for_each_other(sharers: int) -> None:
     card = 8 * 2**30
     left = card * (1 - sharers * memory_share(sharers))
     assert left >= 450 * 2**20, "the contexts lie there"
+
+
+def test_what_nobody_sees_changes_nothing_of_what_is_seen(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Two pictures that differ where they are fully transparent alone."""
+    alpha = np.zeros((48, 64), np.uint8)
+    alpha[12:36, 16:48] = 255
+    colours = np.full((48, 64, 3), (250, 240, 60), np.uint8)
+    results = []
+    for unseen in (0, 255):
+        colours[alpha == 0] = unseen
+        source = tmp_path / f"{unseen}.png"
+        Image.fromarray(np.dstack([colours, alpha])).save(source)
+        found = probe_image(source, 10**6)
+        assert found is not None
+        task = ImageTask(
+            found, settings(tiny_model_dir), ImageSettings("same", 95), tmp_path / f"{unseen}.out"
+        )
+        restore_image(task, DeviceRestorer("cpu"), lambda frames: None)
+        results.append(Image.open(task.output).convert("RGB").tobytes())
+    assert results[0] == results[1]
