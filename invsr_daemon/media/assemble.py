@@ -25,6 +25,7 @@ from ..errors import ConfigError, InputError, OutputError
 from ..records import Chunk, Film, Layout, StreamInfo, VideoInfo
 from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
 from .source import File, OpenFile, open_source, packets_of
+from .steps import Steps
 
 # A file name's suffix, and the container it asks for.
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": "nut"}
@@ -45,11 +46,13 @@ class ChunkFile:
     path: Path
 
 
-def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264", file: OpenFile | None = None) -> Layout:
-    """The container for a film that is encoded with `codec`, and what of the source it can hold.
+def possible_layouts(
+    info: VideoInfo, wanted: str, codec: str = "h264", file: OpenFile | None = None
+) -> list[Layout]:
+    """Containers for a film that is encoded with `codec`, and what of the source each can hold by its header.
 
-    `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all else
-    becomes MP4) unless the codec is at home elsewhere, or more would be lost there than in Matroska, which
+    The best is first. `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all
+    else becomes MP4) unless the codec is at home elsewhere, or more would be lost there than in Matroska, which
     holds nearly everything. `file`: the source, if it is open already.
     Raises ConfigError for an unknown container, or one that cannot hold the codec.
     """
@@ -57,7 +60,7 @@ def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264", file: OpenFil
     with open_source(file or info.path) as source:
         candidates = [wanted] if wanted != "auto" else _candidates(_native(source), codec)
         layouts = [_layout(info, file or info.path, source, each) for each in candidates]
-    return max(layouts, key=lambda layout: len(layout.copied))  # the first of the best
+    return sorted(layouts, key=lambda layout: -len(layout.copied))  # in their order where equal
 
 
 def _candidates(native: str, codec: str) -> list[str]:
@@ -94,23 +97,28 @@ def _layout(info: VideoInfo, file: File, source: InputContainer, container: str)
     for stream in source.streams:
         if stream.index == info.stream:
             continue
-        if _holds(container, file, stream):
+        if not _is_made_anew(source, stream) and _holds(container, file, stream):
             copied.append(stream.index)
-        elif not _is_chapter_list(source, stream):
-            described = _described(info.others, stream.index)
-            notes.append(f"stream {stream.index} ({described}) was left out: {container} cannot hold it")
+        elif not _is_made_anew(source, stream):
+            what = f"stream {stream.index} ({described(info.others, stream.index)})"
+            notes.append(f"{what} was left out: {container} cannot hold it")
     if container == "mkv" and (info.time_base / MILLISECOND).denominator != 1:
         notes.append("timestamps were rounded to milliseconds, as Matroska has it")
     return Layout(container, tuple(copied), tuple(notes))
 
 
-def _described(others: Sequence[StreamInfo], index: int) -> str:
+def described(others: Sequence[StreamInfo], index: int) -> str:
+    """What another stream is: its type and codec."""
     return next(f"{other.type} {other.codec}" for other in others if other.index == index)
 
 
-def _is_chapter_list(source: InputContainer, stream: Stream) -> bool:
-    """MP4 keeps chapters' titles in a track of text, which the muxer makes anew."""
-    return stream.type == "data" and stream.discard == Discard.all and bool(source.chapters())
+def _is_made_anew(source: InputContainer, stream: Stream) -> bool:
+    """Whether the muxer makes a track by itself: of chapters' titles, or of the timecode that a film states."""
+    if stream.type != "data":
+        return False
+    chapters = stream.discard == Discard.all and bool(source.chapters())
+    states_timecode = any("timecode" in video.metadata for video in source.streams.video)
+    return chapters or (states_timecode and "timecode" in stream.metadata)
 
 
 def _holds(container: str, file: File, stream: Stream) -> bool:
@@ -160,7 +168,7 @@ def _write(
         restored = _video_packets(film, chunks, streams[info.stream], reorder)
         if layout.container in ("mp4", "mov"):
             restored = _ending_exactly(restored, film)
-        _interleave(target, restored, _copied(source, streams, info))
+        _interleave(target, restored, _copied(source, streams, info, Steps(layout.container)))
 
 
 def _options(info: VideoInfo, layout: Layout, source: InputContainer) -> dict[str, str]:
@@ -194,7 +202,7 @@ def _streams(
             elif stream.index in layout.copied and isinstance(stream, AttachmentStream):
                 target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
             elif stream.index in layout.copied:
-                streams[stream.index] = _copied_stream(target, stream)
+                streams[stream.index] = copied_stream(target, stream)
     target.metadata.update(_kept(source.metadata))
     target.set_chapters(source.chapters())
     return streams
@@ -217,7 +225,8 @@ def _video_stream(target: OutputContainer, encoded: VideoStream, original: Strea
     return stream
 
 
-def _copied_stream(target: OutputContainer, original: Stream) -> Stream:
+def copied_stream(target: OutputContainer, original: Stream) -> Stream:
+    """A new stream of the target for packets of another file's."""
     stream: Stream = target.add_stream_from_template(original, opaque=True)
     stream.time_base = original.time_base
     stream.metadata.update(_kept(original.metadata))
@@ -301,20 +310,28 @@ def _ending_exactly(
 
 
 def _copied(
-    source: InputContainer, streams: dict[int, Stream], info: VideoInfo
+    source: InputContainer, streams: dict[int, Stream], info: VideoInfo, steps: Steps
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
     """Every packet of the copied streams with its dts in seconds, in the source's order."""
     wanted = [stream for stream in source.streams if stream.index in streams and stream.index != info.stream]
-    if not wanted:
-        return
     latest = Fraction(0)
-    for packet in packets_of(source, *wanted):
-        if not packet.size or _is_gap(packet):
-            continue
+    for index, packet in copied_packets(source, wanted, steps):
         if packet.dts is not None:
             latest = packet.dts * packet.time_base
-        packet.stream = streams[packet.stream_index]
+        packet.stream = streams[index]
         yield latest, packet
+
+
+def copied_packets(
+    source: InputContainer, wanted: Sequence[Stream], steps: Steps
+) -> Iterator[tuple[int, Packet[Any]]]:
+    """Every packet that is copied of these streams, with its stream's index there, in the source's order."""
+    if not wanted:
+        return
+    for packet in packets_of(source, *wanted):
+        if packet.size and not _is_gap(packet):
+            steps.mend(packet.stream_index, packet)
+            yield packet.stream_index, packet
 
 
 def _is_gap(packet: Packet[Any]) -> bool:

@@ -14,6 +14,15 @@ from ..records import Colour
 
 RGB, BT709, UNSPECIFIED, BT470BG, SMPTE170M, BT2020_NCL, BT2020_CL = 0, 1, 2, 5, 6, 9, 10
 STUDIO, FULL = 1, 2
+# Those that swscale does not know.
+MATRICES = {
+    8: "YCgCo",
+    11: "YDzDx",
+    12: "chroma-derived, non-constant luminance",
+    13: "chroma-derived, constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+}
 LARGE = 64
 # From here up untagged video is taken for HD (BT.709), as players do.
 HD_HEIGHT, HD_WIDTH = 720, 1280

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..records import Chunk, VideoInfo
-from .colour import FULL, SWSCALE, swscale_matrix
+from .colour import FULL, MATRICES, SWSCALE, swscale_matrix
 from .source import File, OpenFile, open_source, packets_of
 
 RGB8, RGB16 = "rgb24", "rgb48le"
@@ -42,7 +42,7 @@ def decode_chunk(info: VideoInfo, chunk: Chunk, file: OpenFile | None = None) ->
     delivered = 0
     for source in (_after_seek, _from_beginning):
         for frame in source(info, chunk, file or info.path):
-            yield RgbFrame(chunk.decoded[delivered], _rgb(frame, info, reformatter))
+            yield RgbFrame(chunk.decoded[delivered], as_rgb(frame, info, reformatter))
             delivered += 1
         if delivered:
             break
@@ -95,7 +95,7 @@ def _stream(container: InputContainer, info: VideoInfo) -> VideoStream:
     return found[0]
 
 
-def _rgb(
+def as_rgb(
     frame: VideoFrame, info: VideoInfo, reformatter: VideoReformatter
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """One frame as RGB by the source's own matrix and range. Raises InputError if swscale knows no way."""
@@ -111,5 +111,6 @@ def _rgb(
             interpolation=SWSCALE,
         )
     except av.error.FFmpegError as error:  # a damaged frame may state colours that there are not
-        raise InputError(f"a frame cannot be converted to RGB: {error.strerror}") from error
+        named = MATRICES.get(info.colour.matrix, f"matrix {info.colour.matrix} of ITU-T H.273")
+        raise InputError(f"its colours ({named}) cannot be converted to RGB: {error.strerror}") from error
     return cast("NDArray[np.uint8] | NDArray[np.uint16]", converted.to_ndarray())

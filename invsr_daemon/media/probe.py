@@ -24,21 +24,25 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..records import SMALLEST_SIDE, Chunk, Film, SeekPoint, StreamInfo, VideoInfo
 from .colour import colour_of, subsampling
+from .decode import as_rgb
 from .foreign import check_supported
 from .sizes import Silence
 from .source import File, OpenFile, buffered, open_source, packets_of
+from .steps import JOINT_SECONDS
 from .whole import check_complete
 
 OPAQUE = 255
 # Containers whose header states a duration that the packets must reach, and how far they may miss.
 STATED_DURATION = ("matroska", "mov", "flv", "asf", "avi", "nut")
 MISSING_SECONDS = 0.4
+HIGHEST_RATE = 1000  # frames per second
 
 Alive = Callable[[], None]
 
@@ -203,7 +207,7 @@ def _described(
     path: Path, container: InputContainer, video: VideoStream, others: list[Stream], found: _Pass
 ) -> Film:
     assert found.first is not None
-    rate = video.average_rate or video.guessed_rate or Fraction(25)
+    rate = _rate(video)
     time_base = video.time_base or 1 / rate
     pts, mended = _timeline(found, rate, time_base)
     gap = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / rate / time_base))
@@ -224,9 +228,16 @@ def _described(
         notes=(*mended, *_alpha_notes(found.first, video)),
         subsampling=subsampling(found.first.format),
     )
+    as_rgb(found.first, info, VideoReformatter())  # whoever computes it must not be the first to find out
     seek_points = () if mended else _seek_points(pts, found.keyframes)
     last = _stated_last(container, video, pts[-1], found.last_duration) or found.last_duration or gap
     return Film(info, tuple(pts), last, seek_points)
+
+
+def _rate(video: VideoStream) -> Fraction:
+    """Frames per second. What DV's demuxer calls the average is its clock."""
+    stated = [rate for rate in (video.average_rate, video.guessed_rate) if rate and rate <= HIGHEST_RATE]
+    return stated[0] if stated else Fraction(25)
 
 
 def _alpha_notes(frame: VideoFrame, video: VideoStream) -> list[str]:
@@ -264,18 +275,32 @@ def _timeline(found: _Pass, rate: Fraction, time_base: Fraction) -> tuple[list[i
     if all(pts is None for pts in raw):
         made = [round(index / rate / time_base) for index in range(len(raw))]
         return made, [f"the source has no timestamps; {float(rate):g} frames per second were assumed"]
-    rising: list[int] = []
-    mended = 0
-    for pts in raw:
-        least = rising[-1] + 1 if rising else (pts or 0)
-        mended += pts is None or pts < least
-        rising.append(least if pts is None else max(pts, least))
-    if not mended:
-        return rising, []
-    if len(found.dts) == len(raw) and all(one < other for one, other in pairwise(found.dts)):
+    rising, notes = _joined(raw, max(1, round(1 / rate / time_base)), round(JOINT_SECONDS / time_base))
+    if notes and len(found.dts) == len(raw) and all(one < other for one, other in pairwise(found.dts)):
         delay = rising[0] - found.dts[0]
         return [dts + delay for dts in found.dts], ["timestamps were out of order: decoding times were taken"]
-    return rising, [f"{mended} timestamps were missing or out of order and were mended"]
+    return rising, notes
+
+
+def _joined(raw: list[int | None], gap: int, joint: int) -> tuple[list[int], list[str]]:
+    """Timestamps that rise, and notes. Where they step back by more than `joint`, another film was joined.
+
+    `gap`: between two frames. All in units of the time base.
+    """
+    rising: list[int] = []
+    joints: list[int] = []
+    shift = mended = 0
+    for pts in raw:
+        least = rising[-1] + 1 if rising else (pts or 0)
+        if pts is not None and pts + shift < least - joint:
+            joints.append(len(rising))
+            shift = rising[-1] + (rising[-1] - rising[-2] if len(rising) > 1 else gap) - pts
+        mended += pts is None or pts + shift < least
+        rising.append(least if pts is None else max(pts + shift, least))
+    notes = [f"its clock starts again at frame {frame}: it goes on there" for frame in joints]
+    if mended:
+        notes.append(f"{mended} timestamps were missing or out of order and were mended")
+    return rising, notes
 
 
 def _seek_points(pts: list[int], keyframes: list[tuple[int, int]]) -> tuple[SeekPoint, ...]:

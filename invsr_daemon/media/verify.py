@@ -30,12 +30,22 @@ def verify_film(file: File, film: Film, layout: Layout) -> None:
             av.open(reader, "r", format=FORMATS[layout.container], options=NO_PROTOCOL) as container,
         ):
             _check_streams(container, layout)
-            video = container.streams.video[0]
+            video = _restored(container, film, layout)
             _check_times(_times(container, video), [pts * film.info.time_base for pts in film.pts])
             container.seek(0)
             next(container.decode(video))
     except (av.error.FFmpegError, InputError, StopIteration, IndexError) as error:
         raise OutputError(f"the assembled film cannot be read: {error}") from error
+
+
+def _restored(container: InputContainer, film: Film, layout: Layout) -> VideoStream:
+    """The film's own stream: as many copied ones lie before it as in the source, attachments apart."""
+    attached = {other.index for other in film.info.others if other.type == "attachment"}
+    place = sum(index < film.info.stream for index in set(layout.copied) - attached)
+    found = container.streams[place]
+    if not isinstance(found, VideoStream):
+        raise OutputError("the assembled film has no video in its place")
+    return found
 
 
 def _check_streams(container: InputContainer, layout: Layout) -> None:

@@ -25,12 +25,13 @@ from ..errors import ConfigError, InputError, InternalError
 from ..files.folders import HeldFile
 from ..files.inputs import CHANGED, check_regular
 from ..files.publishing import explaining
-from ..media.assemble import SUFFIXES, ChunkFile, assemble, plan_layout
+from ..media.assemble import SUFFIXES, ChunkFile, assemble
 from ..media.encode import chunk_suffix, film_losses, film_size
 from ..media.image import SUFFIX, probe_image
 from ..media.image_writing import check_side, image_format, picture_losses
 from ..media.names import WRITTEN_SUFFIXES
 from ..media.probe import Alive, Length, plan_chunks, probe_video, silent
+from ..media.rehearsal import plan_layout
 from ..media.sizes import check_file
 from ..media.source import TOO_MUCH_MEMORY, OpenFile
 from ..media.trial import encoding_problem

@@ -13,9 +13,10 @@ import pytest
 from av.stream import AttachmentStream, Disposition
 
 from invsr_daemon.errors import ConfigError, OutputError, ResourceError
-from invsr_daemon.media.assemble import ChunkFile, assemble, plan_layout
+from invsr_daemon.media.assemble import ChunkFile, assemble
 from invsr_daemon.media.decode import decode_chunk
 from invsr_daemon.media.probe import plan_chunks, probe_video
+from invsr_daemon.media.rehearsal import plan_layout
 from invsr_daemon.records import Chunk, Film
 from tests.support.mediafiles import (
     MANY_PIXELS,

@@ -23,10 +23,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from invsr_daemon.errors import InputError
-from invsr_daemon.media.assemble import ChunkFile, assemble, plan_layout
+from invsr_daemon.media.assemble import ChunkFile, assemble
 from invsr_daemon.media.decode import decode_chunk
 from invsr_daemon.media.encode import chunk_suffix, open_chunk
 from invsr_daemon.media.probe import plan_chunks, probe_video
+from invsr_daemon.media.rehearsal import plan_layout
 from invsr_daemon.records import Colour, Film, Layout, VideoSettings
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
