@@ -102,6 +102,10 @@ class DeviceLostError(ResourceError):
     """A device fails: the error is its own or its driver's, not that of the work it was given."""
 
 
+class DeviceUnfitError(ResourceError):
+    """A device cannot compute in the precision that a task asks for; it is well, and another one may."""
+
+
 class DeviceOccupiedError(DeviceLostError):
     """Others have taken a device's memory: not even the model finds room."""
 

@@ -168,11 +168,15 @@ class TemporalSettings:
         return reach, reach
 
 
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """Everything that decides what the networks compute, but the pictures.
 
-    `model` is a directory, `fingerprint` that of its files; where it is empty any files will do.
+    `model` is a directory, `fingerprint` that of its files; where it is empty any files will do. `precision`
+    is auto only until a job is planned: no worker ever sees that.
     """
 
     model: str
@@ -184,7 +188,7 @@ class ModelSettings:
     frame_batch: int
     color_fix: Literal["none", "wavelet", "ycbcr"]
     guidance_scale: float
-    precision: Literal["auto", "fp32", "fp16", "bf16"]
+    precision: Precision | Literal["auto"]
     temporal: TemporalSettings
     fingerprint: str = ""
 

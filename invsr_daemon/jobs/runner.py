@@ -23,6 +23,7 @@ from .chunks import Dispatcher
 from .notes import published_before, write_note
 from .observing import Observer, Result
 from .seals import remove_damaged, seal_rest
+from .settling import settled
 from .workfolders import clean_up_after, discard, lock_work
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
 
     Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
+    job = settled(job, pool.numerics)
     plan = await _before(stopping, _outliving(job, lambda: pool.media.look(job)))
     observer.looked(plan)
     if output := published_before(plan):

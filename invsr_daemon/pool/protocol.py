@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..files.folders import HeldFile
-from ..records import Task, VideoSettings
+from ..records import Precision, Task, VideoSettings
 from ..wire.events import Progress
 from ..wire.plans import Job, Plan, Priority
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How every worker of a pool computes, so that all pieces of a job are alike.
+
+    `precision` is what `precision: auto` stands for; `threads` are each worker's on the CPU, 1 or more.
+    """
+
+    precision: Precision
+    threads: int
 
 
 class Worker(Protocol):
@@ -54,6 +66,10 @@ class Pool(Protocol):
 
     @property
     def media(self) -> MediaReaders: ...
+
+    @property
+    def numerics(self) -> Numerics:
+        """The same for all its workers, and for as long as the pool lasts."""
 
     @property
     def size(self) -> int:

@@ -129,7 +129,7 @@ class DeviceRestorer:
         return self._sparing.tile or settings.tile
 
     def model(self, settings: ModelSettings) -> InvSR:
-        wanted = (settings.model, settings.fingerprint, self._dtype(settings))
+        wanted = (settings.model, settings.fingerprint, PRECISIONS[settings.precision])
         if self._model is None or self._loaded != wanted:
             self._model = None
             self._model = self._load(*wanted)
@@ -156,19 +156,6 @@ class DeviceRestorer:
     def _tile_batch(self, settings: ModelSettings) -> int:
         """On a CPU one tile after the other: several at once are no quicker there and need memory."""
         return 1 if self.device.type == "cpu" else settings.tile_batch
-
-    def _dtype(self, settings: ModelSettings) -> torch.dtype:
-        if settings.precision == "auto":
-            return _quickest(self.device)
-        return PRECISIONS[settings.precision]
-
-
-def _quickest(device: torch.device) -> torch.dtype:
-    """What a device computes in soonest; bfloat16 only pays where a CPU has matrix units (AMX)."""
-    if device.type == "cuda":
-        return torch.float16
-    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, object])  # newer than our oldest torch
-    return torch.bfloat16 if capabilities().get("amx_bf16") else torch.float32
 
 
 def _free(device: torch.device) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from invsr_daemon.errors import (
     DeviceLostError,
+    DeviceUnfitError,
     InputError,
     Interrupted,
     InvsrError,
@@ -126,6 +127,21 @@ def test_a_device_that_fails_is_left_for_another(tmp_path: Path) -> None:
     watching = run(plan_of(tmp_path, 4, worker_deaths=1), pool)
     assert {device for _, device in watching.done} == {"good"}
     assert watching.frames == 4, "what the sick one told of was taken back"
+
+
+def test_a_device_that_lacks_the_precision_leaves_it_to_another(tmp_path: Path) -> None:
+    unfit = DeviceUnfitError("cpu lacks the precision")
+    pool = MemoryPool("cpu", "cuda:0", perform=dying(lambda worker: worker.device == "cpu", unfit))
+    watching = run(plan_of(tmp_path, 4), pool)
+    assert {device for _, device in watching.done} == {"cuda:0"}
+
+
+def test_without_another_the_job_is_put_off(tmp_path: Path) -> None:
+    unfit = DeviceUnfitError("cpu lacks the precision")
+    pool = MemoryPool("cpu", "cpu", perform=dying(lambda _: True, unfit))
+    with pytest.raises(DeviceUnfitError):
+        run(plan_of(tmp_path, 1), pool)
+    assert sum(len(worker.given) for worker in pool.workers) == 1, "the same device is not tried twice"
 
 
 def test_so_many_faults_of_devices_put_the_job_off(tmp_path: Path) -> None:

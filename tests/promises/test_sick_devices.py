@@ -29,7 +29,8 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]
         monkeypatch.setenv("PYTHONPATH", os.getcwd())
         monkeypatch.setenv("SICK_DEVICES", str(tmp_path / "sick.json"))
         failures = {"move_to": str(tmp_path / "failed")}
-        site = Site.make(tmp_path / "site", failures=failures, **settings)
+        # The CPU computes for the cards, and is slow at what cards are quick at.
+        site = Site.make(tmp_path / "site", failures=failures, precision="fp32", **settings)
         return replace(site, program="tests.support.sick_devices")
 
     return make

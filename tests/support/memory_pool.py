@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from invsr_daemon.errors import InternalError, NoDeviceError
 from invsr_daemon.files.folders import HeldFile
 from invsr_daemon.pool.leasing import Leases
+from invsr_daemon.pool.protocol import Numerics
 from invsr_daemon.records import Task, VideoSettings
 from invsr_daemon.wire.events import Progress
 from invsr_daemon.wire.plans import Job, Plan, Priority
@@ -53,6 +54,7 @@ class MemoryPool:
 
     def __init__(self, *devices: str, perform: Perform = write) -> None:
         self.media = NoMedia()
+        self.numerics = Numerics("fp32", 1)
         self.sick: set[str] = set()
         self._perform = perform
         self._leases = Leases(MemoryWorker(device, perform) for device in devices)

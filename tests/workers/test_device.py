@@ -1,4 +1,4 @@
-"""A worker's restorer: the precision it chooses, and what it does where memory is short."""
+"""A worker's restorer: the precision it computes in, and what it does where memory is short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from invsr_daemon.errors import ResourceError
-from invsr_daemon.records import ModelSettings, TemporalSettings
+from invsr_daemon.records import ModelSettings, Precision, TemporalSettings
 from invsr_daemon.restorers.film.pipeline import Pixels
 from invsr_daemon.workers.device import DeviceRestorer
 
@@ -145,23 +144,12 @@ def test_no_memory_for_the_smallest_tile_is_a_failure_that_may_pass(tiny_model_d
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision", "chosen"),
-    [
-        ({"amx_bf16": True}, "auto", torch.bfloat16),
-        ({"amx_bf16": True}, "fp32", torch.float32),
-        ({"amx_bf16": False, "avx512_bf16": True}, "auto", torch.float32),
-        ({}, "auto", torch.float32),
-        ({}, "bf16", torch.bfloat16),
-    ],
+    ("precision", "chosen"),
+    [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
 )
-def test_a_cpu_computes_in_bfloat16_where_it_has_matrix_units(
-    tiny_model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capabilities: dict[str, bool],
-    precision: Literal["auto", "fp32", "bf16"],
-    chosen: torch.dtype,
+def test_a_worker_computes_in_the_precision_that_the_task_names(
+    tiny_model_dir: Path, precision: Precision, chosen: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     model = DeviceRestorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
     assert model.dtype == chosen
     assert next(model.restorer.parts.unet.parameters()).dtype == chosen
