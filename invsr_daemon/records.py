@@ -40,11 +40,12 @@ class Colour:
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """A stream of the source that is copied, not restored."""
+    """A stream of the source that is copied, not restored; `size`: of all its packets, in bytes."""
 
     index: int
     type: str
     codec: str
+    size: int = 0
 
 
 @dataclass(frozen=True)

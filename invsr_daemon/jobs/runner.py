@@ -22,6 +22,7 @@ from ..wire.plans import Job, Plan, frames_of
 from .chunks import Dispatcher
 from .notes import published_before, write_note
 from .observing import Observer, Result
+from .room import check_room
 from .seals import remove_damaged, seal_rest
 from .settling import settled
 from .workfolders import clean_up_after, discard, lock_work
@@ -85,7 +86,8 @@ def _frames(tasks: Iterable[Task]) -> int:
 
 
 async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:
-    """Join the pieces in a hidden file and give it the result's name."""
+    """Join the pieces in a hidden file and give it the result's name. Raises NoRoomError if it cannot fit."""
+    await asyncio.to_thread(check_room, plan)
     hidden = HiddenFile(plan.place, plan.key)
     try:
         await asyncio.to_thread(hidden.open, plan.job.policy.mode)
