@@ -146,12 +146,12 @@ class Dispatcher:
         """Do a task; what the observer was told of it is taken back if it fails."""
         progress = AttemptProgress(lambda frames: self._observer.progress(self._plan, frames))
         try:
-            seconds = await worker.run(task, progress)
+            done = await worker.run(task, progress)
         except InvsrError:
             progress.take_back()
             raise
-        await asyncio.to_thread(seal, task.output)
-        self._observer.finished(self._plan, task, worker.device, seconds)
+        await asyncio.to_thread(seal, task.output, done.notes)
+        self._observer.finished(self._plan, task, worker.device, done.seconds)
 
 
 def _no_device(error: InvsrError) -> bool:

@@ -23,7 +23,7 @@ from .chunks import Dispatcher
 from .notes import published_before, write_note
 from .observing import Observer, Result
 from .room import check_room
-from .seals import remove_damaged, seal_rest
+from .seals import notes_of, remove_damaged, seal_rest
 from .settling import settled
 from .workfolders import clean_up_after, discard, lock_work
 
@@ -41,8 +41,9 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
     plan = await _before(stopping, _outliving(job, lambda: pool.media.look(job)))
     observer.looked(plan)
     if output := published_before(plan):
+        wants = await asyncio.to_thread(notes_of, plan.tasks)
         await asyncio.to_thread(clean_up_after, plan)
-        return Result(plan, output, 0, was_there=True)
+        return Result(plan, output, 0, was_there=True, wants=wants)
     check_free(plan.place, job.policy.collision)
     _spare_the_original(plan)
     with lock_work(plan.work):
@@ -60,12 +61,13 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
     observer.progress(plan, plan.frames - _frames(plan.waiting()))
     try:
         computed = await _computed(plan, pool, observer, stopping)
+        wants = await asyncio.to_thread(notes_of, plan.tasks)
         output = await _published(plan, pool, stopping)
     except InputError:
         await asyncio.to_thread(discard, plan)
         raise
     await asyncio.to_thread(discard, plan)
-    return Result(plan, output, computed)
+    return Result(plan, output, computed, wants=wants)
 
 
 async def _computed(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> int:

@@ -15,6 +15,7 @@ from ..files.folders import HeldFile
 from ..records import Precision, Task, VideoSettings
 from ..wire.events import Progress
 from ..wire.plans import Job, Plan, Priority
+from ..wire.tasks import Done
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Worker(Protocol):
     def device(self) -> str:
         """The device, as settings name it."""
 
-    async def run(self, task: Task, progress: Progress) -> float:
-        """Do a task; its seconds. `progress` is told of frames as they are done.
+    async def run(self, task: Task, progress: Progress) -> Done:
+        """Do a task. `progress` is told of frames as they are done.
 
         Raises what the worker reports (InvsrError); DeviceLostError if its device fails, WorkerLostError if
         it dies or falls silent. Cancelled, it leaves the task undone.

@@ -58,6 +58,14 @@ class DeviceRestorer:
         if self._model is not None:
             self._model.forget_shortage()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the task had to do without, if anything: its result may not be what it is elsewhere."""
+        parts = ["fewer tiles at once"] if self._model is not None and self._model.is_short else []
+        parts += ["canvases in main memory"] if self._sparing.in_main_memory else []
+        parts += [f"tiles of {self._sparing.tile}"] if self._sparing.tile else []
+        return (f"the memory of {self.device} was short: made with {', '.join(parts)}",) if parts else ()
+
     def image(
         self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int], alive: Callable[[], None]
     ) -> Pixels:

@@ -12,15 +12,16 @@ from invsr_daemon.pool.protocol import Numerics
 from invsr_daemon.records import Task, VideoSettings
 from invsr_daemon.wire.events import Progress
 from invsr_daemon.wire.plans import Job, Plan, Priority
+from invsr_daemon.wire.tasks import Done
 
-Perform = Callable[["MemoryWorker", Task, Progress], Awaitable[float]]
+Perform = Callable[["MemoryWorker", Task, Progress], Awaitable[Done]]
 
 
-async def write(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+async def write(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
     """The simplest work: the task's file is there at once."""
     progress(1)
     task.output.write_text(worker.device)
-    return 0.0
+    return Done(0.0)
 
 
 class MemoryWorker:
@@ -31,7 +32,7 @@ class MemoryWorker:
         self.given: list[Task] = []
         self._perform = perform
 
-    async def run(self, task: Task, progress: Progress) -> float:
+    async def run(self, task: Task, progress: Progress) -> Done:
         self.given.append(task)
         return await self._perform(self, task, progress)
 

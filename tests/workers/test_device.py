@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from invsr_daemon.errors import ResourceError
 from invsr_daemon.records import ModelSettings, Precision, TemporalSettings
 from invsr_daemon.restorers.film.pipeline import Pixels
+from invsr_daemon.restorers.noise import CanvasNoise
 from invsr_daemon.workers.device import DeviceRestorer
 
 
@@ -77,7 +78,9 @@ def test_out_of_memory_means_smaller_tiles_to_the_end_of_a_task(
         second = restorer.image(pixels, asked, (256, 256), lambda: None)
         assert set(sides) == {16}, "what did not fit is not tried again"
         sides.clear()
+        assert list(restorer.notes) == ["the memory of cpu was short: made with tiles of 32"]
         restorer.begin()
+        assert not restorer.notes
         restorer.image(pixels, asked, (256, 256), lambda: None)
         assert sides[0] == 32, "the next task has its own try"
     assert first.shape == (256, 256, 3)
@@ -110,6 +113,7 @@ def test_memory_that_was_short_for_a_moment_changes_nothing(
     unet = restorer.model(asked).restorer.parts.unet
     with little_memory(unet, 0, for_a_moment):
         assert np.array_equal(restorer.image(pixels, asked, (256, 256), lambda: None), expected)
+    assert not restorer.notes
     assert caplog.messages == []
 
 
@@ -123,6 +127,25 @@ def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
     options = restorer._options(asked, (256, 256))
     assert (options.canvas_device, options.tile) == (torch.device("cpu"), 64)
     assert caplog.messages == ["out of memory on cuda:0: going on with canvases in main memory"]
+    assert list(restorer.notes) == ["the memory of cuda:0 was short: made with canvases in main memory"]
+
+
+def test_fewer_tiles_at_once_are_told_of(any_tile: Path) -> None:
+    restorer, asked = DeviceRestorer("cpu"), replace(settings(any_tile), tile=32)
+    restorer.begin()
+    model = restorer.model(asked)
+    short = iter([True])
+
+    def for_a_moment() -> None:
+        if next(short, False):
+            too_little_device_memory()
+
+    options = replace(restorer._options(asked, (256, 256)), tile_batch=4)
+    with little_memory(model.restorer.parts.unet, 0, for_a_moment):
+        model.restored(torch.zeros(1, 3, 64, 64), [CanvasNoise(0)], options)
+    assert list(restorer.notes) == ["the memory of cpu was short: made with fewer tiles at once"]
+    restorer.begin()
+    assert not restorer.notes
 
 
 def test_signs_of_life_from_a_picture(tiny_model_dir: Path) -> None:
