@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+KIB, MIB = 1 << 10, 1 << 20
+
 
 class InvsrError(Exception):
     """Base of every expected failure: its text tells a person what is wrong and what to do.
@@ -78,6 +82,20 @@ class DiskFullError(MachineError):
     """No space where a result or a piece of work should go: nobody's fault but the disk's."""
 
 
+class NoRoomError(DiskFullError):
+    """A result does not fit where it should go: it needs about `needed` bytes in `folder`."""
+
+    def __init__(self, folder: Path, needed: int, free: int) -> None:
+        super().__init__(f"the result needs about {_told(needed)}, and {_told(free)} are free in {folder}")
+        self.folder = folder
+        self.needed = needed
+
+
+def _told(size: int) -> str:
+    """A size in bytes, in words."""
+    return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.0f} KiB"
+
+
 class ProcessRefusedError(MachineError):
     """The system starts no process just now: too many of them, or too little memory."""
 
@@ -100,6 +118,10 @@ class WorkerStartError(WorkerLostError):
 
 class DeviceLostError(ResourceError):
     """A device fails: the error is its own or its driver's, not that of the work it was given."""
+
+
+class DeviceUnfitError(ResourceError):
+    """A device cannot compute in the precision that a task asks for; it is well, and another one may."""
 
 
 class DeviceOccupiedError(DeviceLostError):

@@ -40,11 +40,12 @@ class Colour:
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """A stream of the source that is copied, not restored."""
+    """A stream of the source that is copied, not restored; `size`: of all its packets, in bytes."""
 
     index: int
     type: str
     codec: str
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,15 @@ class TemporalSettings:
         return reach, reach
 
 
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """Everything that decides what the networks compute, but the pictures.
 
-    `model` is a directory, `fingerprint` that of its files; where it is empty any files will do.
+    `model` is a directory, `fingerprint` that of its files; where it is empty any files will do. `precision`
+    is auto only until a job is planned: no worker ever sees that.
     """
 
     model: str
@@ -184,7 +189,7 @@ class ModelSettings:
     frame_batch: int
     color_fix: Literal["none", "wavelet", "ycbcr"]
     guidance_scale: float
-    precision: Literal["auto", "fp32", "fp16", "bf16"]
+    precision: Precision | Literal["auto"]
     temporal: TemporalSettings
     fingerprint: str = ""
 

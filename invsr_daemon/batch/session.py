@@ -56,7 +56,7 @@ def process_inputs(
     if settings.results.sidecar:
         log.warning("results.sidecar is for the daemon: `process` writes none")
     make_state_folder(settings.state_dir)
-    forget_loose(settings.state_dir, time.time() - settings.keep_seconds)
+    forget_loose(settings.state_dir, time.time(), settings.keep_seconds)
     report: Report = Events() if as_json else Bars() if sys.stderr.isatty() else Report()
     session = _Session(settings, jobs, devices, report)
     return asyncio.run(session.run(targets.left_out))

@@ -151,7 +151,9 @@ class Daemon:
 
     async def _serve(self, pool: Pool, inbox: Inbox, devices: tuple[str, ...]) -> None:
         """Both lanes until stopped, then whatever is still under way."""
-        attempts = Attempts(pool, self._settings, self._ledger, self._rate, self._stopping)
+        attempts = Attempts(
+            pool, self._settings, self._ledger, self._rate, self._stopping, self._outcomes.shortages
+        )
         async with asyncio.TaskGroup() as group:
             lanes = self._lanes.start(group, attempts, len(devices))
             try:

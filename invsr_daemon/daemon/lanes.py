@@ -21,6 +21,7 @@ from .ledger import Ledger
 from .outcomes import Outcomes
 from .progress import JobProgress, Rate
 from .reload import LiveSettings
+from .shortages import Shortages
 from .tidying import still_the_same
 
 LANE_SECONDS = 1.0
@@ -36,6 +37,7 @@ class Attempts:
     ledger: Ledger
     rate: Rate
     stopping: asyncio.Event
+    shortages: Shortages
 
     def begin(self, row: JobRow) -> asyncio.Task[Result]:
         """A request, or the end of the daemon, may cancel the task."""
@@ -46,6 +48,7 @@ class Attempts:
             job = await asyncio.to_thread(runner_job, row, self.settings.now)
             if not await asyncio.to_thread(still_the_same, row):
                 raise InvsrError(REPLACED)
+            await asyncio.to_thread(self.shortages.check, row.id)
             return await run_job(job, self.pool, JobProgress(row, self.ledger, self.rate), self.stopping)
 
 

@@ -8,7 +8,15 @@ import os
 import time
 
 from .. import logs
-from ..errors import Interrupted, InvsrError, MachineError, ModelError, ResourceError, UnreadableError
+from ..errors import (
+    DiskFullError,
+    Interrupted,
+    InvsrError,
+    MachineError,
+    ModelError,
+    ResourceError,
+    UnreadableError,
+)
 from ..jobs.observing import Result
 from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..logs import counted
@@ -19,6 +27,7 @@ from .gate import PAUSE_SECONDS, FolderGuard, Gate, Hold, HoldKind
 from .intake import attempts_for
 from .ledger import Ledger
 from .reload import LiveSettings
+from .shortages import Shortages
 from .tidying import GONE, still_the_same, tidy_up
 
 log = logging.getLogger(__name__)
@@ -38,6 +47,7 @@ class Outcomes:
         self._ledger = ledger
         self._gate = gate
         self._guard = guard
+        self.shortages = Shortages()
 
     async def conclude(self, row: JobRow, work: asyncio.Task[Result]) -> None:
         """Wait for the end of an attempt and see to the rest. Only the end of the daemon cancels this."""
@@ -63,9 +73,12 @@ class Outcomes:
             log.warning("%s: %s", row.relative, problem)
 
     async def _follow(self, row: JobRow, work: asyncio.Task[Result]) -> None:
+        error = None if work.cancelled() else work.exception()
+        if not isinstance(error, DiskFullError):
+            self.shortages.forget(row.id)
         if work.cancelled():
             await self._cut_off(row)
-        elif (error := work.exception()) is None:
+        elif error is None:
             await self._done(row, work.result())
         elif isinstance(error, InvsrError):
             await self._went_wrong(row, error)
@@ -95,6 +108,8 @@ class Outcomes:
             await self._postpone(row, STOPPED, None, counts=False)
         elif isinstance(error, UnreadableError):
             await self._wait_for_rights(row, reason)
+        elif isinstance(error, DiskFullError):
+            await self._wait_for_room(row, error)
         elif isinstance(error, MachineError):
             await self._hold(row, Hold.after(error))
         elif isinstance(error, ModelError):  # the daemon began with all its models whole
@@ -115,6 +130,15 @@ class Outcomes:
         if row.reason != reason:
             log.warning("%s waits: %s", row.relative, reason)
         await self._postpone(row, reason, RIGHTS_SECONDS, counts=False)
+
+    async def _wait_for_room(self, row: JobRow, error: DiskFullError) -> None:
+        """Others may need less, so only this job waits; unless hardly anything is free for any."""
+        if hold := await asyncio.to_thread(self._guard.hold):
+            await self._hold(row, Hold.for_a_while(hold.kind, hold.reason))
+            return
+        delay = self.shortages.put_off(row.id, error)
+        log.warning("%s waits for room: %s; again in %.0f s", row.relative, error, delay)
+        await self._postpone(row, str(error), delay, counts=False)
 
     async def _hold(self, row: JobRow, hold: Hold) -> None:
         """The fault is the machine's: no job begins for a while, and this one keeps its attempts."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import logs
 from ..errors import ResourceError
+from ..jobs.clock import trusted_time
 from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..store.rows import JobRow
 from ..store.store import Store
@@ -37,12 +38,17 @@ class Retention:
         self._guard = guard
 
     async def run(self) -> None:
-        """For ever; but not while work is held: files that cannot be seen only seem to be gone."""
+        """For ever; but not while work is held: files that cannot be seen only seem to be gone.
+
+        Nor while the clock is doubted: see `jobs.clock`.
+        """
         while True:
             while self._gate.held:
                 await asyncio.sleep(WAIT_SECONDS)
-            with suppress(ResourceError):  # busy or full: another day
-                await self.forget_before(time.time() - self._settings.now.keep_seconds)
+            now = await asyncio.to_thread(trusted_time, self._state_dir, time.time())
+            if now is not None:
+                with suppress(ResourceError):  # busy or full: another day
+                    await self.forget_before(now - self._settings.now.keep_seconds)
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def forget_before(self, then: float) -> None:

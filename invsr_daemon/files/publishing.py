@@ -13,7 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from ..errors import DiskFullError, InvsrError, OutputError, OutputExistsError, UnwritableError
+from ..errors import DiskFullError, InvsrError, NoRoomError, OutputError, OutputExistsError, UnwritableError
 from .durable import DISK_FULL
 from .folders import Folder, HeldFile, Place
 
@@ -246,10 +246,26 @@ def too_little_space(folder: Path, least_free: int) -> str | None:
 
     Raises OSError.
     """
-    total, _, free = shutil.disk_usage(_nearest(folder))
-    if total and free < least_free:
+    free = free_bytes(folder)
+    if free is not None and free < least_free:
         return f"{free >> 20} MiB free in {folder}, less than limits.min_free_space"
     return None
+
+
+def free_bytes(folder: Path) -> int | None:
+    """What is free on a folder's disk; None if that does not tell. The folder need not be there yet.
+
+    Raises OSError.
+    """
+    total, _, free = shutil.disk_usage(_nearest(folder))
+    return free if total else None
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Raise NoRoomError if less than these bytes is free on a folder's disk. Raises OSError."""
+    free = free_bytes(folder)
+    if free is not None and free < needed:
+        raise NoRoomError(folder, needed, free)
 
 
 def _nearest(folder: Path) -> Path:

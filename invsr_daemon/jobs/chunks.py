@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DeviceLostError, Interrupted, InvsrError, NoDeviceError, WorkerLostError
+from ..errors import (
+    DeviceLostError,
+    DeviceUnfitError,
+    Interrupted,
+    InvsrError,
+    NoDeviceError,
+    WorkerLostError,
+)
 from ..pool.protocol import Pool, Worker
 from ..pool.retrying import died_of_it
 from ..records import Task
@@ -22,23 +29,31 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Failures:
-    """How a task has failed so far: workers' deaths, devices' faults, and on which devices."""
+    """How a task has failed so far: workers' deaths, devices' faults and wants, and on which devices."""
 
     deaths: int = 0
+    unfit: DeviceUnfitError | None = None
     faults: list[DeviceLostError] = field(default_factory=list)
     devices: set[str] = field(default_factory=set)
 
     def add(self, device: str, error: InvsrError) -> None:
         """Count one more."""
         self.devices.add(device)
-        if isinstance(error, DeviceLostError):
+        if isinstance(error, DeviceUnfitError):
+            self.unfit = error
+        elif isinstance(error, DeviceLostError):
             self.faults.append(error)
         else:
             self.deaths += 1
 
-    def end(self, device: str, most: int) -> DeviceLostError | None:
-        """The error to end with: there were so many faults, and only this device again is left to try."""
-        return self.faults[-1] if len(self.faults) >= most and device in self.devices else None
+    def end(self, device: str, most: int) -> InvsrError | None:
+        """The error to end with, if only this device again is left to try.
+
+        So it is after so many faults, and as soon as a device has proved unfit.
+        """
+        if device not in self.devices:
+            return None
+        return self.unfit or (self.faults[-1] if len(self.faults) >= most else None)
 
 
 class Dispatcher:
@@ -110,7 +125,7 @@ class Dispatcher:
                 raise fault
             try:
                 await self._attempt(task, worker)
-            except (DeviceLostError, WorkerLostError) as error:
+            except (DeviceLostError, DeviceUnfitError, WorkerLostError) as error:
                 failures.add(worker.device, error)
                 return error
         return None
@@ -118,7 +133,7 @@ class Dispatcher:
     async def _judge(self, failures: Failures, error: InvsrError) -> None:
         """Raise the error that a task ends with, if workers died of it too often and the devices are well."""
         source = self._plan.job.source.name
-        if isinstance(error, DeviceLostError):
+        if isinstance(error, DeviceLostError | DeviceUnfitError):
             log.warning("%s: %s", source, error)
             return
         log.warning("%s: attempt %d of %d: %s", source, failures.deaths, self._most, error)
@@ -131,12 +146,12 @@ class Dispatcher:
         """Do a task; what the observer was told of it is taken back if it fails."""
         progress = AttemptProgress(lambda frames: self._observer.progress(self._plan, frames))
         try:
-            seconds = await worker.run(task, progress)
+            done = await worker.run(task, progress)
         except InvsrError:
             progress.take_back()
             raise
-        await asyncio.to_thread(seal, task.output)
-        self._observer.finished(self._plan, task, worker.device, seconds)
+        await asyncio.to_thread(seal, task.output, done.notes)
+        self._observer.finished(self._plan, task, worker.device, done.seconds)
 
 
 def _no_device(error: InvsrError) -> bool:

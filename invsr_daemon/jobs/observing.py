@@ -12,12 +12,16 @@ from ..wire.plans import Plan
 
 @dataclass(frozen=True)
 class Result:
-    """A published result. `computed` counts the frames this run restored, `frames` all of them."""
+    """A published result. `computed` counts the frames this run restored, `frames` all of them.
+
+    `wants`: notes of what workers had to do without.
+    """
 
     plan: Plan
     output: Path
     computed: int
     was_there: bool = False
+    wants: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -25,7 +29,7 @@ class Result:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.plan.notes
+        return self.plan.notes + self.wants
 
 
 class Observer(Protocol):

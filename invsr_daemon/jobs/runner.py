@@ -22,7 +22,9 @@ from ..wire.plans import Job, Plan, frames_of
 from .chunks import Dispatcher
 from .notes import published_before, write_note
 from .observing import Observer, Result
-from .seals import remove_damaged, seal_rest
+from .room import check_room
+from .seals import notes_of, remove_damaged, seal_rest
+from .settling import settled
 from .workfolders import clean_up_after, discard, lock_work
 
 T = TypeVar("T")
@@ -35,11 +37,13 @@ async def run_job(job: Job, pool: Pool, observer: Observer, stopping: asyncio.Ev
 
     Finished work goes only if the input itself is to blame; for all else it waits for the next run.
     """
+    job = settled(job, pool.numerics)
     plan = await _before(stopping, _outliving(job, lambda: pool.media.look(job)))
     observer.looked(plan)
     if output := published_before(plan):
+        wants = await asyncio.to_thread(notes_of, plan.tasks)
         await asyncio.to_thread(clean_up_after, plan)
-        return Result(plan, output, 0, was_there=True)
+        return Result(plan, output, 0, was_there=True, wants=wants)
     check_free(plan.place, job.policy.collision)
     _spare_the_original(plan)
     with lock_work(plan.work):
@@ -57,12 +61,13 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
     observer.progress(plan, plan.frames - _frames(plan.waiting()))
     try:
         computed = await _computed(plan, pool, observer, stopping)
+        wants = await asyncio.to_thread(notes_of, plan.tasks)
         output = await _published(plan, pool, stopping)
     except InputError:
         await asyncio.to_thread(discard, plan)
         raise
     await asyncio.to_thread(discard, plan)
-    return Result(plan, output, computed)
+    return Result(plan, output, computed, wants=wants)
 
 
 async def _computed(plan: Plan, pool: Pool, observer: Observer, stopping: asyncio.Event) -> int:
@@ -83,7 +88,8 @@ def _frames(tasks: Iterable[Task]) -> int:
 
 
 async def _published(plan: Plan, pool: Pool, stopping: asyncio.Event) -> Path:
-    """Join the pieces in a hidden file and give it the result's name."""
+    """Join the pieces in a hidden file and give it the result's name. Raises NoRoomError if it cannot fit."""
+    await asyncio.to_thread(check_room, plan)
     hidden = HiddenFile(plan.place, plan.key)
     try:
         await asyncio.to_thread(hidden.open, plan.job.policy.mode)

@@ -1,6 +1,7 @@
 """Checksums of finished pieces: what a disk has damaged since is computed again, not joined.
 
-Beside each piece lies its seal: `chunk-000004.nut.sha256` holds the SHA-256 of the file as it was finished.
+Beside each piece lies its seal: `chunk-000004.nut.sha256` holds the SHA-256 of the file as it was finished,
+and below it notes of what the worker had to do without, a line each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ..files.durable import attempt_at
@@ -20,11 +22,11 @@ log = logging.getLogger(__name__)
 SUFFIX = ".sha256"
 
 
-def seal(piece: Path) -> None:
+def seal(piece: Path, notes: Iterable[str] = ()) -> None:
     """Note what a finished piece holds. Raises ResourceError or OutputError if that cannot be written."""
     attempt = attempt_at(_seal_of(piece))
     with explaining(piece.parent):
-        attempt.write_text(_digest(piece))
+        attempt.write_text("\n".join([_digest(piece), *notes]))
         os.replace(attempt, _seal_of(piece))
 
 
@@ -46,6 +48,15 @@ def remove_damaged(tasks: Iterable[Task]) -> int:
     return len(damaged)
 
 
+def notes_of(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """What workers had to do without for these pieces, as far as they are sealed; each note once."""
+    notes: dict[str, None] = {}
+    for piece in _finished(tasks):
+        with suppress(OSError, UnicodeDecodeError):  # a piece with such a seal is computed again
+            notes.update(dict.fromkeys(_seal_of(piece).read_text().splitlines()[1:]))
+    return tuple(notes)
+
+
 def _finished(tasks: Iterable[Task]) -> list[Path]:
     return [task.output for task in tasks if task.output.exists()]
 
@@ -57,7 +68,7 @@ def _seal_of(piece: Path) -> Path:
 def _is_whole(piece: Path) -> bool:
     """Whether it can be read and holds what its seal says."""
     try:
-        return _digest(piece) == _seal_of(piece).read_text()
+        return _digest(piece) == _seal_of(piece).read_text().partition("\n")[0]
     except (OSError, UnicodeDecodeError):  # of the disk: the piece is computed again
         return False
 

@@ -18,11 +18,13 @@ from ..logs import LOG_FOLDER
 from ..store.status import LOCK_FILE, STATUS_FILE, unusable_state
 from ..store.store import STORE_FILE
 from ..wire.plans import Plan
+from .clock import CLOCK_FILE, trusted_time
 
 PRIVATE = 0o700
 # What this program writes into a state folder, beside the store's files.
 STATE_NAMES = frozenset(
     {"work", "done", "models", LOG_FOLDER, LOCK_FILE, STATUS_FILE, f".{STATUS_FILE}.part", REMEMBERED_FILE}
+    | {CLOCK_FILE}
 )
 
 
@@ -54,11 +56,16 @@ def subfolder_of(job: int) -> str:
 KEY = "[0-9a-f]" * 32  # how work folders and notes are named
 
 
-def forget_loose(state_dir: Path, before: float) -> None:
-    """Remove what `process` keeps and has not used since: pieces of interrupted runs, notes of results.
+def forget_loose(state_dir: Path, now: float, keep_seconds: float) -> None:
+    """Remove what `process` keeps and has long not used: pieces of interrupted runs, notes of results.
 
-    What is kept of the daemon's jobs lies in rooms of its own, and is the daemon's.
+    Nothing goes while the clock that says `now` is doubted. What is kept of the daemon's jobs lies in rooms
+    of its own, and is the daemon's.
     """
+    trusted = trusted_time(state_dir, now)
+    if trusted is None:
+        return
+    before = trusted - keep_seconds
     for work in state_dir.glob(f"work/{KEY}"):
         if _older(work, before):
             _remove_unused(work)

@@ -52,8 +52,8 @@ def possible_layouts(
     """Containers for a film that is encoded with `codec`, and what of the source each can hold by its header.
 
     The best is first. `auto` keeps to the source's family (Matroska stays Matroska, QuickTime QuickTime, all
-    else becomes MP4) unless the codec is at home elsewhere, or more would be lost there than in Matroska, which
-    holds nearly everything. `file`: the source, if it is open already.
+    else becomes MP4) unless the codec is at home elsewhere, or more would be lost there than in Matroska,
+    which holds nearly everything. `file`: the source, if it is open already.
     Raises ConfigError for an unknown container, or one that cannot hold the codec.
     """
     check_container(wanted, codec)
@@ -113,7 +113,7 @@ def described(others: Sequence[StreamInfo], index: int) -> str:
 
 
 def _is_made_anew(source: InputContainer, stream: Stream) -> bool:
-    """Whether the muxer makes a track by itself: of chapters' titles, or of the timecode that a film states."""
+    """Whether the muxer makes a track by itself: of chapters' titles, or of the film's timecode."""
     if stream.type != "data":
         return False
     chapters = stream.discard == Discard.all and bool(source.chapters())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,7 +22,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition, Stream
+from av.stream import AttachmentStream, Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -70,6 +71,7 @@ class _Pass:
     dts: list[int] = field(default_factory=list)
     keyframes: list[tuple[int, int]] = field(default_factory=list)
     packets: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)  # bytes by stream
     seconds: float = 0.0
     last_duration: int = 0
     first: VideoFrame | None = None
@@ -146,6 +148,7 @@ def _read_through(
     for packet in packets:
         if packet.size:
             found.seconds = max(found.seconds, _end_seconds(packet))
+            found.sizes[packet.stream_index] += packet.size
         if packet.stream.index != video.index:
             continue
         if packet.size:
@@ -224,7 +227,7 @@ def _described(
         colour=colour_of(found.first, video),
         sample_aspect_ratio=video.sample_aspect_ratio or None,
         display_matrix=_display_matrix(found.first),
-        others=tuple(StreamInfo(s.index, s.type, _codec_name(s)) for s in others),
+        others=tuple(StreamInfo(s.index, s.type, _codec_name(s), _size(s, found)) for s in others),
         notes=(*mended, *_alpha_notes(found.first, video)),
         subsampling=subsampling(found.first.format),
     )
@@ -314,6 +317,11 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
     every = cast("Mapping[SideDataType, bytes]", frame.side_data)  # whose stub knows no types of side data
     data = every.get(SideDataType.DISPLAYMATRIX)
     return None if data is None else struct.unpack("<9i", bytes(data))
+
+
+def _size(stream: Stream, found: _Pass) -> int:
+    """Of what is copied of a stream, in bytes. An attachment has no packets."""
+    return len(stream.data) if isinstance(stream, AttachmentStream) else found.sizes[stream.index]
 
 
 def _codec_name(stream: Stream) -> str:

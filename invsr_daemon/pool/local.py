@@ -15,8 +15,9 @@ from ..wire.plans import Priority
 from .health import DeviceHealth, Service
 from .leasing import Leases
 from .media import MediaProcesses
+from .numerics import numerics_of
 from .probing import device_problem
-from .protocol import told
+from .protocol import Numerics, told
 from .reach import Reach
 from .worker import Programs, WorkerProcess
 
@@ -40,6 +41,7 @@ class LocalPool:
         programs: Programs | None = None,
     ) -> None:
         programs = programs or Programs()
+        self._numerics = numerics_of(devices, threads)
         self.media = MediaProcesses(stall_seconds, reach.inbox)
         self._patience = patience
         self._impatient: asyncio.TimerHandle | None = None
@@ -48,7 +50,13 @@ class LocalPool:
         self._health = DeviceHealth(devices, probe, service, programs.probe_seconds)
         self._workers = [
             WorkerProcess(
-                device, devices.count(device) - 1, threads, reach, stall_seconds, self._health, programs
+                device,
+                devices.count(device) - 1,
+                self._numerics.threads,
+                reach,
+                stall_seconds,
+                self._health,
+                programs,
             )
             for device in devices
         ]
@@ -65,6 +73,10 @@ class LocalPool:
         await asyncio.gather(
             self._health.stop(), self.media.stop(), *(worker.stop() for worker in self._workers)
         )
+
+    @property
+    def numerics(self) -> Numerics:
+        return self._numerics
 
     @property
     def size(self) -> int:

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..files.folders import HeldFile
-from ..records import Task, VideoSettings
+from ..records import Precision, Task, VideoSettings
 from ..wire.events import Progress
 from ..wire.plans import Job, Plan, Priority
+from ..wire.tasks import Done
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How every worker of a pool computes, so that all pieces of a job are alike.
+
+    `precision` is what `precision: auto` stands for; `threads` are each worker's on the CPU, 1 or more.
+    """
+
+    precision: Precision
+    threads: int
 
 
 class Worker(Protocol):
@@ -23,8 +36,8 @@ class Worker(Protocol):
     def device(self) -> str:
         """The device, as settings name it."""
 
-    async def run(self, task: Task, progress: Progress) -> float:
-        """Do a task; its seconds. `progress` is told of frames as they are done.
+    async def run(self, task: Task, progress: Progress) -> Done:
+        """Do a task. `progress` is told of frames as they are done.
 
         Raises what the worker reports (InvsrError); DeviceLostError if its device fails, WorkerLostError if
         it dies or falls silent. Cancelled, it leaves the task undone.
@@ -54,6 +67,10 @@ class Pool(Protocol):
 
     @property
     def media(self) -> MediaReaders: ...
+
+    @property
+    def numerics(self) -> Numerics:
+        """The same for all its workers, and for as long as the pool lasts."""
 
     @property
     def size(self) -> int:

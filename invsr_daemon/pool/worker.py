@@ -11,7 +11,7 @@ from ..errors import DeviceLostError, InvsrError, WorkerStartError
 from ..files.publishing import explaining
 from ..records import Task
 from ..wire.events import Progress
-from ..wire.tasks import dump_task
+from ..wire.tasks import Done, done_of, dump_task
 from .child import Child
 from .devices import named_by_torch
 from .health import PROBE_SECONDS, DeviceHealth
@@ -66,8 +66,8 @@ class WorkerProcess(Child):
         allowed = allowed_to_workers(self._models, self._reach)
         return replace(allowed, reads=(*allowed.reads, *self._reads))
 
-    async def run(self, task: Task, progress: Progress) -> float:
-        """Do a task; its seconds.
+    async def run(self, task: Task, progress: Progress) -> Done:
+        """Do a task.
 
         Raises as `ask` does; DeviceLostError if the device is to blame, InputError if its source is not what
         it was.
@@ -81,10 +81,10 @@ class WorkerProcess(Child):
         async with source_of(task.info.path, task.identity, self._reach.inbox) as source:
             return await self._judged(task, progress, source)
 
-    async def _judged(self, task: Task, progress: Progress, source: int) -> float:
+    async def _judged(self, task: Task, progress: Progress, source: int) -> Done:
         """Have a task done, and tell what its end says of the device."""
         try:
-            seconds = float(await self.ask(dump_task(task), progress, source))
+            done = done_of(await self.ask(dump_task(task), progress, source))
         except InvsrError as error:
             if isinstance(error, DeviceLostError):  # the process goes on with a context that is spoilt
                 await self.kill()
@@ -93,4 +93,4 @@ class WorkerProcess(Child):
                 raise DeviceLostError(str(error)) from error
             raise
         self._health.succeeded(self.device)
-        return seconds
+        return done

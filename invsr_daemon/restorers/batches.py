@@ -47,6 +47,11 @@ class TileBatches:
         """Try again as many at once as are asked for: there may be more memory by now."""
         self._most_tiles.clear()
 
+    @property
+    def is_short(self) -> bool:
+        """Whether fewer fitted into memory than were asked for."""
+        return bool(self._most_tiles)
+
     def run(self, units: Sequence[Unit], canvas: Canvas, options: Options) -> Iterator[tuple[Unit, Tensor]]:
         """Units with their [3,s*h,s*w] in [0,1]; those of one size together, as many as are in a row."""
         for size, alike in groupby(units, key=lambda unit: (unit.tile.height, unit.tile.width)):

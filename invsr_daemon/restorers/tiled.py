@@ -104,6 +104,11 @@ class PictureRestorer:
         options = Options(tuple(timesteps), tile, tile_batch, color_fix, guidance_scale, size)
         return self.restored(frames, [noise or CanvasNoise(0)] * frames.shape[0], options)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether fewer tiles at once were computed than asked for, since `forget_shortage`."""
+        return self._batches.is_short
+
     def forget_shortage(self) -> None:
         """Compute as many tiles at once as are asked for again, after memory did not suffice for them."""
         self._batches.forget()

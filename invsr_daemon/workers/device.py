@@ -72,6 +72,14 @@ class DeviceRestorer:
         if self._model is not None:
             self._model.forget_shortage()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the task had to do without, if anything: its result may not be what it is elsewhere."""
+        parts = ["fewer tiles at once"] if self._model is not None and self._model.is_short else []
+        parts += ["canvases in main memory"] if self._sparing.in_main_memory else []
+        parts += [f"tiles of {self._sparing.tile}"] if self._sparing.tile else []
+        return (f"the memory of {self.device} was short: made with {', '.join(parts)}",) if parts else ()
+
     def image(
         self, pixels: Pixels, settings: ModelSettings, size: tuple[int, int], alive: Callable[[], None]
     ) -> Pixels:
@@ -143,7 +151,7 @@ class DeviceRestorer:
         return self._sparing.tile or settings.tile
 
     def model(self, settings: ModelSettings) -> InvSR:
-        wanted = (settings.model, settings.fingerprint, self._dtype(settings))
+        wanted = (settings.model, settings.fingerprint, PRECISIONS[settings.precision])
         if self._model is None or self._loaded != wanted:
             self._model = None
             self._model = self._load(*wanted)
@@ -170,19 +178,6 @@ class DeviceRestorer:
     def _tile_batch(self, settings: ModelSettings) -> int:
         """On a CPU one tile after the other: several at once are no quicker there and need memory."""
         return 1 if self.device.type == "cpu" else settings.tile_batch
-
-    def _dtype(self, settings: ModelSettings) -> torch.dtype:
-        if settings.precision == "auto":
-            return _quickest(self.device)
-        return PRECISIONS[settings.precision]
-
-
-def _quickest(device: torch.device) -> torch.dtype:
-    """What a device computes in soonest; bfloat16 only pays where a CPU has matrix units (AMX)."""
-    if device.type == "cuda":
-        return torch.float16
-    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, object])  # newer than our oldest torch
-    return torch.bfloat16 if capabilities().get("amx_bf16") else torch.float32
 
 
 def _free(device: torch.device) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..records import ModelSettings, TemporalSettings
+from ..records import ModelSettings, Precision, TemporalSettings
 from ..restorers.film.pipeline import film_frames
 from .device import PRECISIONS, DeviceRestorer
 
@@ -25,6 +25,8 @@ FARTHEST = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 4e-2}
 SIDE, CHANNELS = 512, 64
 _ARCHITECTURE = re.compile(r"(?P<kind>sm|compute)_(?P<number>\d+)(?P<suffix>[af]?)")
 FRAMES, HEIGHT, WIDTH, PAN_STEP = 4, 60, 96, 2
+# What `precision: auto` is on such a device at most places.
+PRECISION: dict[str, Precision] = {"cuda": "fp16"}
 FILM = ModelSettings(
     model="default",
     timesteps=(200,),
@@ -35,7 +37,7 @@ FILM = ModelSettings(
     frame_batch=1,
     color_fix="wavelet",
     guidance_scale=1.0,
-    precision="auto",
+    precision="fp32",
     temporal=TemporalSettings("full", 3, 2.0),
 )
 
@@ -146,7 +148,8 @@ def film_digest(restorer: DeviceRestorer) -> str | None:
     """Of all bits of the film; None if a value is not finite."""
     digest = hashlib.sha256()
     frames = film_frames(_pan(), 0, FILM.temporal)
-    for frame in restorer.film(frames, range(FRAMES), FILM, (4 * WIDTH, 4 * HEIGHT), lambda: None):
+    settings = replace(FILM, precision=PRECISION.get(restorer.device.type, FILM.precision))
+    for frame in restorer.film(frames, range(FRAMES), settings, (4 * WIDTH, 4 * HEIGHT), lambda: None):
         values = frame.cpu()
         if not values.isfinite().all():
             return None

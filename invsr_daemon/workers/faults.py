@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..errors import DeviceLostError
+from ..errors import DeviceLostError, DeviceUnfitError
 
 # Older torch, and libraries below it, raise plain RuntimeErrors. These are parts of their texts.
 DEVICE_FAULTS = (
@@ -43,6 +43,10 @@ SHORTAGES = (
 )
 
 
+# An operation that is not there in half precision: older torch has few of them on a CPU.
+LACKS = ("not implemented for 'Half'", "not implemented for 'BFloat16'")
+
+
 @contextmanager
 def memory_errors() -> Iterator[None]:
     """MemoryError for what torch raises where memory does not suffice: RuntimeErrors of several kinds."""
@@ -56,13 +60,18 @@ def memory_errors() -> Iterator[None]:
 
 @contextmanager
 def device_faults(device: torch.device) -> Iterator[None]:
-    """DeviceLostError for what torch raises when a device fails. Memory that does not suffice is no fault."""
+    """DeviceLostError for what torch raises when a device fails; DeviceUnfitError if it lacks a precision.
+
+    Memory that does not suffice is no fault.
+    """
     try:
         yield
     except RuntimeError as error:
+        first = str(error).strip().partition("\n")[0]
+        if any(part in first for part in LACKS):
+            raise DeviceUnfitError(f"{device} lacks the precision: {first} (set another one)") from error
         if is_shortage(error) or not is_fault(error):
             raise
-        first = str(error).strip().partition("\n")[0]
         raise DeviceLostError(f"{device} fails: {first}") from error
 
 

@@ -28,7 +28,7 @@ from ..records import ImageTask, Task, VideoTask, largest_level, output_size
 from ..restorers.film.averaging import FilmFrame
 from ..restorers.film.pipeline import Pixels, film_frames
 from ..wire.events import AttemptProgress, Progress
-from ..wire.tasks import parse_task
+from ..wire.tasks import Done, parse_task, plain_done
 from .device import DeviceRestorer, quantised
 from .faults import device_faults, memory_errors
 from .overlap import read_ahead, write_behind
@@ -100,8 +100,8 @@ def restore_image(
     progress(1)
 
 
-def perform(task: Task, restorer: DeviceRestorer, progress: Progress, source: int | None = None) -> float:
-    """Do one task; its seconds. `source`: its input, if that is open already.
+def perform(task: Task, restorer: DeviceRestorer, progress: Progress, source: int | None = None) -> Done:
+    """Do one task. `source`: its input, if that is open already.
 
     Raises InvsrError; DeviceLostError if it is the device that fails.
     """
@@ -113,7 +113,7 @@ def perform(task: Task, restorer: DeviceRestorer, progress: Progress, source: in
             restore_chunk(task, restorer, progress, file)
         else:
             restore_image(task, restorer, progress, file)
-    return time.monotonic() - began
+    return Done(time.monotonic() - began, restorer.notes)
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def main() -> None:
     _make_repeatable(arguments.threads)
     restorer = DeviceRestorer(arguments.device)
     restorer.wake(arguments.sharers)
-    serve(lambda line, source, progress: perform(parse_task(line), restorer, progress, source))
+    serve(lambda line, source, progress: plain_done(perform(parse_task(line), restorer, progress, source)))
 
 
 def _make_repeatable(threads: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from invsr_daemon.jobs.clock import Sighting
 from tests.support.command import PATIENCE_SECONDS, Finished, Home
 from tests.support.daemons import picture
 from tests.support.processing import FRAMES, SETTINGS, listing, sound, times
@@ -168,6 +169,13 @@ def test_what_was_kept_and_not_used_for_long_is_removed(home: Home) -> None:
     then = time.time() - 91 * 86_400
     for path in (f"work/{old}", f"done/{old}.json", "work/job-1"):
         os.utime(home.state / path, (then, then))
+    now = time.time()
+    Sighting(now - 365 * 86_400, now - 365 * 86_400).write(home.state)
+    finished = home.run("process", "a.png")
+    assert finished.code == 0
+    assert "nothing is forgotten until it has gone on for a day" in finished.err
+    assert (home.state / "work" / old).exists(), "the clock may be a year ahead"
+    Sighting(now, now).write(home.state)
     assert home.run("process", "a.png").code == 0
     assert {path.name for path in (home.state / "work").iterdir()} == {young, "job-1"}
     notes = {path.name for path in (home.state / "done").iterdir()}

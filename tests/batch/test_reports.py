@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
 
 import pytest
 
-from invsr_daemon.batch.reports import Course, Totals
+from invsr_daemon.batch.reports import Course, Events, Report, Totals
 from invsr_daemon.errors import InputError
+from invsr_daemon.jobs.observing import Result
 from invsr_daemon.logs import lasting
 from tests.support.plans import plan_of
 
@@ -49,3 +51,13 @@ def test_totals_name_what_was_left_only_if_there_is_any() -> None:
     failed = {Path("a"): InputError("damaged")}
     assert str(Totals(20, 0, failed, 0, 1)) == "20 restored, 1 failed, 0 were there"
     assert str(Totals(1, 2, {}, 3, 130)) == "1 restored, 0 failed, 2 were there, 3 unfinished"
+
+
+def test_what_a_worker_did_without_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = "the memory of cuda:0 was short: made with tiles of 32"
+    result = Result(plan_of(tmp_path, 1), tmp_path / "b.png", computed=1, wants=(note,))
+    Report().done(tmp_path / "a.png", result, 1.0)
+    Events().done(tmp_path / "a.png", result, 1.0)
+    printed = capsys.readouterr()
+    assert f"a.png: note: {note}" in printed.err
+    assert json.loads(printed.out)["notes"] == [note]

@@ -22,6 +22,7 @@ from PIL import Image
 from invsr_daemon.daemon import checks
 from invsr_daemon.daemon.progress import Rate
 from invsr_daemon.daemon.watch import Announcer
+from invsr_daemon.jobs.clock import Sighting
 from invsr_daemon.pool import devices
 from invsr_daemon.pool.local import LocalPool
 from invsr_daemon.pool.reach import Reach
@@ -482,6 +483,13 @@ def test_what_ended_long_ago_is_forgotten_unless_its_file_is_still_there(site: S
     (site.inbox / "gone.mp4").unlink()
     assert {path.name for path in site.state.glob("logs/*")} == {"1.log", "2.log", "3.log"}
     site.configure(keep_days=1e-6)
+    now = time.time()
+    Sighting(now - 365 * 86_400, now - 365 * 86_400).write(site.state)
+    with site.daemon() as process:
+        wait_until(lambda: "nothing is forgotten until it has gone on for a day" in site.log, "it doubts")
+        assert stop(process) == 0
+    assert len(site.jobs()) == 3, "the clock may be a year ahead"
+    Sighting(now, now).write(site.state)
     with site.daemon() as process:
         wait_until(lambda: site.jobs_of("gone.mp4") == [], "it is forgotten")
         assert stop(process) == 0

@@ -14,6 +14,7 @@ from invsr_daemon.daemon.ledger import Ledger
 from invsr_daemon.daemon.outcomes import Outcomes
 from invsr_daemon.daemon.progress import Rate
 from invsr_daemon.daemon.reload import LiveSettings
+from invsr_daemon.daemon.shortages import Shortages
 from invsr_daemon.daemon.watch import RequestReader
 from invsr_daemon.errors import Interrupted
 from invsr_daemon.jobs.observing import Result
@@ -79,7 +80,8 @@ async def working(path: Path) -> AsyncIterator[Working]:
     ledger = Ledger(path / "state" / "jobs.sqlite", gate, stopping)
     guard = FolderGuard(folders, lambda: settings)
     lanes = Lanes(ledger, gate, Outcomes(folders, live, ledger, gate, guard), stopping)
-    attempts = Waiting(LocalPool(("cpu",), 0, Reach(path / "state/work")), live, ledger, Rate(), stopping)
+    pool = LocalPool(("cpu",), 0, Reach(path / "state/work"))
+    attempts = Waiting(pool, live, ledger, Rate(), stopping, Shortages())
     await ledger.open()
     try:
         with Store.open(path / "state" / "jobs.sqlite") as store:

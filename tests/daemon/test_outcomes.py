@@ -25,6 +25,7 @@ from invsr_daemon.errors import (
     InvsrError,
     ModelError,
     NoDeviceError,
+    NoRoomError,
     ProcessRefusedError,
     ResourceError,
     UnreadableError,
@@ -72,13 +73,14 @@ class Site:
 
 
 @asynccontextmanager
-async def claimed(path: Path) -> AsyncIterator[Site]:
+async def claimed(path: Path, min_free_space: int = 0) -> AsyncIterator[Site]:
     for name in ("inbox", "outbox", "state"):
         (path / name).mkdir()
     source = path / "inbox" / "a.png"
     source.write_text("a picture")
     where = {name: str(path / name) for name in ("inbox", "outbox")}
-    settings = Settings.model_validate({**where, "state_dir": str(path / "state")})
+    limits = {"min_free_space": min_free_space}
+    settings = Settings.model_validate({**where, "state_dir": str(path / "state"), "limits": limits})
     live, gate = LiveSettings(settings, lambda: settings, Notifier(None)), Gate()
     folders = Folders.of(settings)
     guard = FolderGuard(folders, lambda: settings)
@@ -106,7 +108,8 @@ async def claimed(path: Path) -> AsyncIterator[Site]:
         (UnreadableError("this user may not read it"), "queued", 0, None),
         (DeviceLostError("cuda:0 fails"), "queued", 1, None),
         (Interrupted("stopped"), "queued", 0, None),
-        (DiskFullError("the disk is full"), "queued", 0, HoldKind.DISK_FULL),
+        (DiskFullError("the disk is full"), "queued", 0, None),
+        (NoRoomError(Path("/out"), 2**40, 2**30), "queued", 0, None),
         (NoDeviceError("none is well"), "queued", 0, HoldKind.DEVICE),
         (ProcessRefusedError("too many processes"), "queued", 0, HoldKind.SYSTEM),
         (ModelError("the model is damaged"), "queued", 0, HoldKind.MODEL),
@@ -126,6 +129,34 @@ def test_who_is_to_blame_pays(
             assert (site.gate.held.kind if site.gate.held else None) == held
 
     asyncio.run(end())
+
+
+def test_a_full_disk_holds_all_work_only_if_little_is_free_for_any(tmp_path: Path) -> None:
+    async def end() -> None:
+        async with claimed(tmp_path, min_free_space=2**60) as site:
+            await site.end_with(DiskFullError("the disk is full"))
+            assert (site.job.state, site.job.attempts) == ("queued", 0)
+            assert "less than limits.min_free_space" in (site.job.reason or "")
+            assert site.gate.held is not None
+            assert site.gate.held.kind == HoldKind.DISK_FULL
+
+    asyncio.run(end())
+
+
+def test_a_job_without_room_waits_longer_each_time(tmp_path: Path) -> None:
+    async def end() -> list[float]:
+        pauses = []
+        async with claimed(tmp_path) as site:
+            for _ in range(3):
+                began = time.time()
+                await site.end_with(DiskFullError("the disk is full"))
+                assert site.job.not_before is not None
+                pauses.append(site.job.not_before)
+                assert site.store.claim("image", site.job.not_before, above=-1) is not None
+                pauses[-1] = round((pauses[-1] - began) / 5)
+        return pauses
+
+    assert asyncio.run(end()) == [1, 2, 4]
 
 
 def test_a_file_that_was_replaced_meanwhile_is_another_job(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from invsr_daemon.errors import (
     DeviceLostError,
+    DeviceUnfitError,
     InputError,
     Interrupted,
     InvsrError,
@@ -22,6 +23,7 @@ from invsr_daemon.jobs.chunks import Dispatcher
 from invsr_daemon.records import Task
 from invsr_daemon.wire.events import Progress
 from invsr_daemon.wire.plans import Plan
+from invsr_daemon.wire.tasks import Done
 from tests.support.memory_pool import MemoryPool, MemoryWorker, Perform, write
 from tests.support.plans import plan_of
 
@@ -57,7 +59,7 @@ def run(plan: Plan, pool: MemoryPool, stopping: asyncio.Event | None = None) -> 
 
 
 def slowly(then: Perform = write) -> Perform:
-    async def perform(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def perform(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         for _ in range(10):
             await asyncio.sleep(0)
         return await then(worker, task, progress)
@@ -71,13 +73,13 @@ KILLED = WorkerLostError("the worker was killed by SIGKILL")
 def dying(when: Callable[[MemoryWorker], bool], error: InvsrError = KILLED) -> Perform:
     """Work of which some workers die, with frames told of; or that ends with another error there."""
 
-    async def perform(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def perform(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         progress(5)
         if when(worker):
             raise error
         progress(-4)
         task.output.touch()
-        return 0.0
+        return Done(0.0)
 
     return perform
 
@@ -128,6 +130,21 @@ def test_a_device_that_fails_is_left_for_another(tmp_path: Path) -> None:
     assert watching.frames == 4, "what the sick one told of was taken back"
 
 
+def test_a_device_that_lacks_the_precision_leaves_it_to_another(tmp_path: Path) -> None:
+    unfit = DeviceUnfitError("cpu lacks the precision")
+    pool = MemoryPool("cpu", "cuda:0", perform=dying(lambda worker: worker.device == "cpu", unfit))
+    watching = run(plan_of(tmp_path, 4), pool)
+    assert {device for _, device in watching.done} == {"cuda:0"}
+
+
+def test_without_another_the_job_is_put_off(tmp_path: Path) -> None:
+    unfit = DeviceUnfitError("cpu lacks the precision")
+    pool = MemoryPool("cpu", "cpu", perform=dying(lambda _: True, unfit))
+    with pytest.raises(DeviceUnfitError):
+        run(plan_of(tmp_path, 1), pool)
+    assert sum(len(worker.given) for worker in pool.workers) == 1, "the same device is not tried twice"
+
+
 def test_so_many_faults_of_devices_put_the_job_off(tmp_path: Path) -> None:
     pool = MemoryPool("one", "two", perform=dying(lambda _: True, DeviceLostError("CUDA error")))
     with pytest.raises(DeviceLostError):
@@ -154,7 +171,7 @@ def test_a_job_ends_where_no_device_is_left(
 
 
 def test_the_first_failure_stops_what_has_not_begun(tmp_path: Path) -> None:
-    async def fail(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def fail(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         raise InputError("damaged")
 
     pool = MemoryPool("cpu", perform=fail)
@@ -166,7 +183,7 @@ def test_the_first_failure_stops_what_has_not_begun(tmp_path: Path) -> None:
 def test_a_stop_lets_what_is_under_way_finish(tmp_path: Path) -> None:
     stopping = asyncio.Event()
 
-    async def stop(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def stop(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         stopping.set()
         return await write(worker, task, progress)
 
@@ -179,7 +196,7 @@ def test_a_stop_lets_what_is_under_way_finish(tmp_path: Path) -> None:
 def test_workers_that_come_while_a_job_runs_take_part(tmp_path: Path) -> None:
     pool: MemoryPool
 
-    async def call_others(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def call_others(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         if pool.size < 4:
             pool.add(f"cuda:{pool.size}")
         return await slowly()(worker, task, progress)
@@ -206,7 +223,7 @@ def test_a_job_waits_for_the_first_worker_to_come(tmp_path: Path) -> None:
 def test_workers_that_go_leave_the_job_to_the_others(tmp_path: Path) -> None:
     pool: MemoryPool
 
-    async def leave(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def leave(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         if worker.device == "leaving" and worker in pool.workers:
             pool.remove(worker)
         return await slowly()(worker, task, progress)
@@ -220,7 +237,7 @@ def test_an_urgent_job_gets_all_workers_that_come_free(tmp_path: Path) -> None:
     """Two workers come free at once; the urgent job has two tasks waiting, and gets both."""
     order: list[str] = []
 
-    async def note(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+    async def note(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
         order.append(task.output.parent.name)
         return await slowly()(worker, task, progress)
 

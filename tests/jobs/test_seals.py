@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from invsr_daemon.jobs.seals import remove_damaged, seal, seal_rest
+from invsr_daemon.jobs.seals import notes_of, remove_damaged, seal, seal_rest
 from invsr_daemon.records import Task
 from tests.support.plans import plan_of
 
@@ -57,3 +57,14 @@ def test_one_that_a_killed_run_left_unsealed_is_sealed(tasks: tuple[Task, ...]) 
     seal_rest(tasks)
     assert remove_damaged(tasks) == 0
     assert left(tasks) == [True, True, True]
+
+
+def test_notes_are_kept_with_the_pieces_and_told_once(tasks: tuple[Task, ...]) -> None:
+    assert notes_of(tasks) == ()
+    seal(tasks[0].output, ["tiles of 32", "fewer tiles at once"])
+    tasks[2].output.touch()
+    seal(tasks[2].output, ["tiles of 16", "tiles of 32"])
+    assert notes_of(tasks) == ("tiles of 32", "fewer tiles at once", "tiles of 16")
+    assert remove_damaged(tasks) == 0
+    tasks[2].output.with_name(f"{tasks[2].output.name}.sha256").write_bytes(b"\xff\xfe")
+    assert notes_of(tasks) == ("tiles of 32", "fewer tiles at once")

@@ -174,6 +174,11 @@ def test_other_streams(tmp_path: Path) -> None:
     assert [other.type for other in film.info.others] == ["audio", "audio", "subtitle", "attachment"]
     assert [other.index for other in film.info.others] == [1, 2, 3, 4]
     assert [other.codec for other in film.info.others][:2] == ["aac", "pcm_s16le"]
+    aac, pcm, lines, font = (other.size for other in film.info.others)
+    assert pcm > 1000
+    assert 0 < aac < pcm
+    assert lines > 0
+    assert font == 80
 
 
 def test_the_attached_picture_is_not_the_film(tmp_path: Path) -> None:

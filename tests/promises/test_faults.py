@@ -6,6 +6,7 @@ After any of them: exactly one result, the same bytes, nothing left behind.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -241,9 +242,9 @@ def test_an_outbox_that_is_full_or_read_only(tmp_path: Path) -> None:
         outbox = seen_by(process.pid, site.outbox)
         filler = fill(outbox)
         site.drop(picture(tmp_path / "a.png", seed=1))
-        wait_until(lambda: "paused: the disk of" in site.log, "it pauses")
-        wait_until(lambda: site.jobs()[0].state == "queued", "the job waits")
-        assert "is full" in (site.jobs()[0].reason or "")
+        wait_until(lambda: "a.png waits for room" in site.log, "the job waits")
+        reason = site.wait_for("a.png", "queued").reason or ""
+        assert re.search(rf"needs about [1-9]\d* KiB, and 0 KiB are free in {site.outbox}$", reason)
         filler.unlink()
         assert site.wait_for("a.png", "done").attempts == 1, "it was not the picture's fault"
         remount(process.pid, site.outbox, "ro")
@@ -253,6 +254,33 @@ def test_an_outbox_that_is_full_or_read_only(tmp_path: Path) -> None:
         remount(process.pid, site.outbox, "rw")
         site.wait_for("b.png", "done")
         assert sorted(contents(outbox)) == ["a.png", "b.png"]
+        assert stop(process) == 0
+    assert site.litter() == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mounting")
+def test_a_result_that_does_not_fit_holds_nothing_up(tmp_path: Path) -> None:
+    """It waits by itself, longer each time, and is not joined to see that it does not fit."""
+    site = Site.make(tmp_path)
+    with site.daemon(*on_small_disk(site.outbox, "1m")) as process:
+        outbox = seen_by(process.pid, site.outbox)
+        filler = fill(outbox)
+        os.truncate(filler, filler.stat().st_size - 200 * 1024)
+        site.drop(film(tmp_path / "film.mp4"))
+        wait_until(lambda: "film.mp4 waits for room" in site.log, "the film waits")
+        for number in range(5):
+            site.drop(picture(tmp_path / "a.png", seed=number), f"{number}.png")
+        for number in range(5):
+            site.wait_for(f"{number}.png", "done")
+        wait_until(lambda: site.log.count("film.mp4 waits for room") == 3, "it is tried again")
+        row = site.wait_for("film.mp4", "queued")
+        assert re.search(r"needs about \d+ KiB, and \d+ KiB are free in", row.reason or "")
+        assert "paused" not in site.log
+        assert len(site.chunks()) == len(site.finished("film.mp4")) > 1, "its pieces are kept"
+        assert re.findall(r"(\d+) to do", site.log)[1:] == ["1"] * 5, "it was planned once, and not joined"
+        filler.unlink()
+        assert site.wait_for("film.mp4", "done").attempts == 1
         assert stop(process) == 0
     assert site.litter() == []
 

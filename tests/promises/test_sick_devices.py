@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import wait_until
-from tests.support.daemons import Site, picture, stop
+from tests.support.daemons import Site, film, kill, picture, stop
 from tests.support.sick_devices import UNSEEN
 
 pytestmark = pytest.mark.slow  # starts processes, or computes for long
@@ -29,7 +29,8 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]
         monkeypatch.setenv("PYTHONPATH", os.getcwd())
         monkeypatch.setenv("SICK_DEVICES", str(tmp_path / "sick.json"))
         failures = {"move_to": str(tmp_path / "failed")}
-        site = Site.make(tmp_path / "site", failures=failures, **settings)
+        # The CPU computes for the cards, and is slow at what cards are quick at.
+        site = Site.make(tmp_path / "site", failures=failures, precision="fp32", **settings)
         return replace(site, program="tests.support.sick_devices")
 
     return make
@@ -119,3 +120,26 @@ def test_a_card_that_hangs_is_set_aside(ward: Callable[..., Site], cards: Callab
         wait_for_all(site, 4)
         assert stop(process) == 0
     assert attempts_that_counted(site) == 0
+
+
+def test_what_was_made_with_too_little_memory_says_so(
+    ward: Callable[..., Site], cards: Callable[..., None]
+) -> None:
+    """Also where another run has made the pieces: in the job's record, its sidecar and the log."""
+    site = ward(results={"sidecar": True})
+    cards("short")
+    site.drop(film(site.path / "film.mp4"))
+    with site.daemon() as process:
+        wait_until(lambda: bool(site.finished("film.mp4")), "a piece is there")
+        kill(process)
+    cards(None)
+    with site.daemon() as process:
+        site.drop(picture(site.path / "a.png"))
+        row, other = site.wait_for("film.mp4", "done"), site.wait_for("a.png", "done")
+        site.wait_until_all_ended(2)
+        assert stop(process) == 0
+    note = "the memory of cpu was short: made with canvases in main memory"
+    assert (row.reason, other.reason) == (note, None)
+    assert json.loads((site.outbox / "film.mp4.json").read_text())["notes"] == [note]
+    assert json.loads((site.outbox / "a.png.json").read_text())["notes"] == []
+    assert f"film.mp4: note: {note}" in site.log

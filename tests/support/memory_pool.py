@@ -8,18 +8,20 @@ from contextlib import AbstractAsyncContextManager
 from invsr_daemon.errors import InternalError, NoDeviceError
 from invsr_daemon.files.folders import HeldFile
 from invsr_daemon.pool.leasing import Leases
+from invsr_daemon.pool.protocol import Numerics
 from invsr_daemon.records import Task, VideoSettings
 from invsr_daemon.wire.events import Progress
 from invsr_daemon.wire.plans import Job, Plan, Priority
+from invsr_daemon.wire.tasks import Done
 
-Perform = Callable[["MemoryWorker", Task, Progress], Awaitable[float]]
+Perform = Callable[["MemoryWorker", Task, Progress], Awaitable[Done]]
 
 
-async def write(worker: MemoryWorker, task: Task, progress: Progress) -> float:
+async def write(worker: MemoryWorker, task: Task, progress: Progress) -> Done:
     """The simplest work: the task's file is there at once."""
     progress(1)
     task.output.write_text(worker.device)
-    return 0.0
+    return Done(0.0)
 
 
 class MemoryWorker:
@@ -30,7 +32,7 @@ class MemoryWorker:
         self.given: list[Task] = []
         self._perform = perform
 
-    async def run(self, task: Task, progress: Progress) -> float:
+    async def run(self, task: Task, progress: Progress) -> Done:
         self.given.append(task)
         return await self._perform(self, task, progress)
 
@@ -53,6 +55,7 @@ class MemoryPool:
 
     def __init__(self, *devices: str, perform: Perform = write) -> None:
         self.media = NoMedia()
+        self.numerics = Numerics("fp32", 1)
         self.sick: set[str] = set()
         self._perform = perform
         self._leases = Leases(MemoryWorker(device, perform) for device in devices)

@@ -6,8 +6,8 @@
 
 The file that SICK_DEVICES names says, by device, what is wrong with it at the moment: "abort" (its worker
 dies before it is ready), "hang", "die" (of each task), "busy" (it is well, but at its first task until the
-file says something else), or the text of an error that each task raises. A device that it does not name is
-well.
+file says something else), "short" (of memory for canvases), or the text of an error that each task raises. A
+device that it does not name is well.
 The last line is the program whose daemon finds the cards that CARDS names.
 """
 
@@ -46,6 +46,8 @@ def suffer(device: str) -> None:
                 time.sleep(0.05)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "short":  # that is the restorer's to bear
+            pass
         case str(text):
             raise RuntimeError(text)
 

@@ -1,4 +1,4 @@
-"""A worker's restorer: the precision it chooses, and what it does where memory is short."""
+"""A worker's restorer: the precision it computes in, and what it does where memory is short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from invsr_daemon.errors import ResourceError
 from invsr_daemon.media.image import probe_image
-from invsr_daemon.records import ImageSettings, ImageTask, ModelSettings, TemporalSettings
+from invsr_daemon.records import ImageSettings, ImageTask, ModelSettings, Precision, TemporalSettings
 from invsr_daemon.restorers.film.pipeline import Pixels
+from invsr_daemon.restorers.noise import CanvasNoise
 from invsr_daemon.workers.device import DeviceRestorer, memory_share
 from invsr_daemon.workers.restore import restore_image
 
@@ -81,7 +81,9 @@ def test_out_of_memory_means_smaller_tiles_to_the_end_of_a_task(
         second = restorer.image(pixels, asked, (256, 256), lambda: None)
         assert set(sides) == {16}, "what did not fit is not tried again"
         sides.clear()
+        assert list(restorer.notes) == ["the memory of cpu was short: made with tiles of 32"]
         restorer.begin()
+        assert not restorer.notes
         restorer.image(pixels, asked, (256, 256), lambda: None)
         assert sides[0] == 32, "the next task has its own try"
     assert first.shape == (256, 256, 3)
@@ -114,6 +116,7 @@ def test_memory_that_was_short_for_a_moment_changes_nothing(
     unet = restorer.model(asked).restorer.parts.unet
     with little_memory(unet, 0, for_a_moment):
         assert np.array_equal(restorer.image(pixels, asked, (256, 256), lambda: None), expected)
+    assert not restorer.notes
     assert caplog.messages == []
 
 
@@ -127,6 +130,25 @@ def test_a_gpu_that_is_too_small_gives_up_canvases_before_tiles(
     options = restorer._options(asked, (256, 256))
     assert (options.canvas_device, options.tile) == (torch.device("cpu"), 64)
     assert caplog.messages == ["out of memory on cuda:0: going on with canvases in main memory"]
+    assert list(restorer.notes) == ["the memory of cuda:0 was short: made with canvases in main memory"]
+
+
+def test_fewer_tiles_at_once_are_told_of(any_tile: Path) -> None:
+    restorer, asked = DeviceRestorer("cpu"), replace(settings(any_tile), tile=32)
+    restorer.begin()
+    model = restorer.model(asked)
+    short = iter([True])
+
+    def for_a_moment() -> None:
+        if next(short, False):
+            too_little_device_memory()
+
+    options = replace(restorer._options(asked, (256, 256)), tile_batch=4)
+    with little_memory(model.restorer.parts.unet, 0, for_a_moment):
+        model.restored(torch.zeros(1, 3, 64, 64), [CanvasNoise(0)], options)
+    assert list(restorer.notes) == ["the memory of cpu was short: made with fewer tiles at once"]
+    restorer.begin()
+    assert not restorer.notes
 
 
 def test_signs_of_life_from_a_picture(tiny_model_dir: Path) -> None:
@@ -148,23 +170,12 @@ def test_no_memory_for_the_smallest_tile_is_a_failure_that_may_pass(tiny_model_d
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision", "chosen"),
-    [
-        ({"amx_bf16": True}, "auto", torch.bfloat16),
-        ({"amx_bf16": True}, "fp32", torch.float32),
-        ({"amx_bf16": False, "avx512_bf16": True}, "auto", torch.float32),
-        ({}, "auto", torch.float32),
-        ({}, "bf16", torch.bfloat16),
-    ],
+    ("precision", "chosen"),
+    [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
 )
-def test_a_cpu_computes_in_bfloat16_where_it_has_matrix_units(
-    tiny_model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capabilities: dict[str, bool],
-    precision: Literal["auto", "fp32", "bf16"],
-    chosen: torch.dtype,
+def test_a_worker_computes_in_the_precision_that_the_task_names(
+    tiny_model_dir: Path, precision: Precision, chosen: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     model = DeviceRestorer("cpu").model(replace(settings(tiny_model_dir), precision=precision))
     assert model.dtype == chosen
     assert next(model.restorer.parts.unet.parameters()).dtype == chosen

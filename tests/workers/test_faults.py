@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invsr_daemon.errors import DeviceLostError
+from invsr_daemon.errors import DeviceLostError, DeviceUnfitError
 from invsr_daemon.workers.faults import device_faults, memory_errors
 from invsr_daemon.workers.soundness import device_problem
 
-CUDA0 = torch.device("cuda:0")
+CPU, CUDA0 = torch.device("cpu"), torch.device("cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,14 @@ def test_a_device_that_fails_is_lost(text: str) -> None:
 def test_torchs_own_class_for_it_is_known() -> None:
     with pytest.raises(DeviceLostError, match="cuda:0 fails: whatever it says"), device_faults(CUDA0):
         raise torch.AcceleratorError("whatever it says")
+
+
+@pytest.mark.parametrize("kind", ["Half", "BFloat16"])
+def test_a_device_that_lacks_a_precision_is_well(kind: str) -> None:
+    with pytest.raises(DeviceUnfitError, match="cpu lacks the precision") as raised, device_faults(CPU):
+        raise RuntimeError(f"\"slow_conv2d_cpu\" not implemented for '{kind}'")
+    assert not isinstance(raised.value, DeviceLostError)
+    assert raised.value.retryable
 
 
 @pytest.mark.parametrize(
