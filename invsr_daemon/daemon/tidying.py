@@ -23,9 +23,9 @@ from typing import BinaryIO
 from .. import __version__, hub
 from ..errors import InvsrError, OutputError, OutputExistsError
 from ..files.folders import Folder, Place, path_of
+from ..files.identities import identity_of
 from ..files.publishing import Collision, PublishPolicy, clear, explaining, names_for, publish
 from ..logs import printable
-from ..records import Identity
 from ..settings.settings import Settings
 from ..store.rows import JobRow
 from ..store.store import REPLACED
@@ -85,16 +85,15 @@ def _lay_aside(row: JobRow, settings: Settings) -> None:
 
 def still_the_same(row: JobRow) -> bool:
     """Whether the file that was accepted still has its name."""
-    place = place_of_original(row)
     try:
-        with place.open_folder() as folder:
-            return _is_original(folder.stat(place.name), row)
+        with place_of_original(row).opened(os.O_PATH) as found:
+            return _is_original(found, row)
     except OSError:
         return False
 
 
-def _is_original(found: os.stat_result, row: JobRow) -> bool:
-    return stat.S_ISREG(found.st_mode) and Identity.of(found) == row.identity
+def _is_original(found: int, row: JobRow) -> bool:
+    return stat.S_ISREG(os.fstat(found).st_mode) and identity_of(found).matches(row.identity)
 
 
 @contextmanager
@@ -104,7 +103,7 @@ def _opened_original(row: JobRow) -> Iterator[int]:
     Raises OutputError if it is not the same any more.
     """
     with place_of_original(row).opened(os.O_PATH) as source:
-        if not _is_original(os.fstat(source), row):
+        if not _is_original(source, row):
             raise OutputError(f"{row.source}: {REPLACED} meanwhile: that is left alone")
         yield source
 
@@ -182,7 +181,8 @@ def _remove_original(row: JobRow) -> None:
 
 def _is_there(folder: Folder, name: str, row: JobRow) -> bool:
     try:
-        return _is_original(folder.stat(name), row)
+        with folder.opened(name, os.O_PATH) as found:
+            return _is_original(found, row)
     except FileNotFoundError:
         return False
 

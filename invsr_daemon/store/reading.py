@@ -53,8 +53,8 @@ class Reading:
 
     def known(self, source: Path, identity: Identity) -> bool:
         """Whether this very file has a job, in whatever state."""
-        file = (os.fsencode(source), str(identity))
-        return bool(self._rows("SELECT 1 FROM jobs WHERE source = ? AND identity = ?", file))
+        rows = self._rows("SELECT identity FROM jobs WHERE source = ?", (os.fsencode(source),))
+        return any(identity.matches(Identity.parse(row["identity"])) for row in rows)
 
     def paused_since(self) -> float | None:
         rows = self._rows("SELECT since FROM pause")

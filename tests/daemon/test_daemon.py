@@ -42,6 +42,7 @@ from tests.support.daemons import (
     stop,
     wake_ups,
 )
+from tests.support.identities import replace_alike
 
 pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
@@ -167,6 +168,27 @@ def test_a_replaced_file_is_a_new_job_and_gets_the_next_name(live: Live) -> None
     results = contents(site.outbox)
     assert results["again.png"] != results["again (2).png"]
     assert len(site.jobs_of("again.png")) == 2
+
+
+def test_another_picture_that_looks_the_same_is_another_picture(site: Site) -> None:
+    """Of the same inode, size and time: put there while the daemon runs, and while it does not."""
+    site.configure(originals={"after": "keep"})
+    pictures = [picture(site.path / f"{seed}.bmp", seed).read_bytes() for seed in range(3)]
+    with site.daemon() as process:
+        dropped = site.drop(site.path / "0.bmp", "a.bmp")
+        site.wait_for("a.bmp", "done")
+        replace_alike(dropped, pictures[1])
+        site.wait_for("a.bmp", "done", jobs=2)
+        assert stop(process) == 0
+    replace_alike(dropped, pictures[2])
+    with site.daemon() as process:
+        site.wait_for("a.bmp", "done", jobs=3)
+        dropped.chmod(0o600)
+        site.drop(site.path / "0.bmp", "last.bmp")
+        site.wait_for("last.bmp", "done")
+        assert stop(process) == 0
+    assert len(site.jobs_of("a.bmp")) == 3
+    assert len(set(contents(site.outbox).values())) == 3, "last.bmp is the first one again"
 
 
 def test_what_failed_while_it_was_copied_is_over_when_the_whole_file_is_done(live: Live) -> None:

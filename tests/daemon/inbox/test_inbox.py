@@ -29,6 +29,7 @@ from invsr_daemon.daemon.inbox.settling import Settling
 from invsr_daemon.files.mounts import is_remote
 from invsr_daemon.records import Identity
 from invsr_daemon.settings.sections import DEFAULT_IGNORE
+from tests.support.identities import identity_at
 
 PATIENCE = 20.0
 SETTLE = 0.2
@@ -140,10 +141,9 @@ def test_what_is_there_at_the_start_settles_first(root: Path, polling: bool) -> 
 
 
 def test_an_arrival_says_what_it_is(root: Path) -> None:
-    found = put(root / "a" / "x.mp4", b"12345").stat()
+    identity = identity_at(put(root / "a" / "x.mp4", b"12345"))
     with watched(root) as probe:
         probe.until_names("a/x.mp4")
-    identity = Identity(found.st_ino, 5, found.st_mtime_ns)
     assert probe.arrivals == [Arrival(root / "a" / "x.mp4", Path("a/x.mp4"), identity)]
 
 
