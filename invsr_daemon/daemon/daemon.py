@@ -113,9 +113,10 @@ class Daemon:
                 async with LocalPool(devices, limits.cpu_threads, reach, limits.stall_seconds) as pool:
                     await require_encoders(settings, pool.media)
                     pruning = group.create_task(self._retention().run())
+                    tidying = group.create_task(self._outcomes.tidy_in_use())
                     await self._serve(pool, inbox, devices)
-                pruning.cancel()
-                arrivals.cancel()
+                for task in (pruning, tidying, arrivals):
+                    task.cancel()
 
     async def _recover(self) -> list[JobRow]:
         """Take up what was cut off; the jobs that ended, but were not tidied up."""

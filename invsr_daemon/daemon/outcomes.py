@@ -6,9 +6,18 @@ import asyncio
 import logging
 import os
 import time
+from contextlib import suppress
 
 from .. import logs
-from ..errors import Interrupted, InvsrError, MachineError, ModelError, ResourceError, UnreadableError
+from ..errors import (
+    Interrupted,
+    InUseError,
+    InvsrError,
+    MachineError,
+    ModelError,
+    ResourceError,
+    UnreadableError,
+)
 from ..jobs.observing import Result
 from ..jobs.workfolders import clear_subfolder, subfolder_of
 from ..logs import counted
@@ -24,6 +33,7 @@ from .tidying import GONE, still_the_same, tidy_up
 log = logging.getLogger(__name__)
 
 STOPPED = "the daemon stopped"
+IN_USE_SECONDS = 5.0
 RIGHTS_SECONDS = 60.0  # before a file is looked at again that this user may not read
 
 
@@ -38,6 +48,7 @@ class Outcomes:
         self._ledger = ledger
         self._gate = gate
         self._guard = guard
+        self._in_use: set[int] = set()
 
     async def conclude(self, row: JobRow, work: asyncio.Task[Result]) -> None:
         """Wait for the end of an attempt and see to the rest. Only the end of the daemon cancels this."""
@@ -56,11 +67,26 @@ class Outcomes:
         row = await self._ledger.write(lambda store: store.job(job))
         if row.state == "done":
             await self._clear_subfolder(job)
-        problem = await asyncio.to_thread(tidy_up, row, self._settings.now)
+        try:
+            problem = await asyncio.to_thread(tidy_up, row, self._settings.now)
+        except InUseError as error:
+            if job not in self._in_use:
+                log.info("%s", error)
+            self._in_use.add(job)
+            return
+        self._in_use.discard(job)
         if problem is None:
             await self._ledger.write(lambda store: store.mark_tidy(job))
         else:
             log.warning("%s: %s", row.relative, problem)
+
+    async def tidy_in_use(self) -> None:
+        """For ever, tidy up after jobs whose original someone was writing to at their end."""
+        while True:
+            await asyncio.sleep(IN_USE_SECONDS)
+            for job in sorted(self._in_use):
+                with logs.of_job(job), suppress(ResourceError):  # busy or full: the next time
+                    await self.tidy(job)
 
     async def _follow(self, row: JobRow, work: asyncio.Task[Result]) -> None:
         if work.cancelled():

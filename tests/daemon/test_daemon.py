@@ -491,6 +491,44 @@ def test_a_slow_writer_is_waited_for(site: Site) -> None:
     assert len(site.jobs()) == 1
 
 
+def test_a_writer_that_pauses_loses_nothing(site: Site) -> None:
+    """Half a film, a pause much longer than the settling time, the other half: one result, of all."""
+    site.configure(originals={"after": "delete"})
+    whole = film(site.path / "whole.mkv").read_bytes()
+    with site.daemon() as process:
+        with (site.inbox / "film.mkv").open("wb", buffering=0) as file:
+            file.write(whole[: len(whole) // 2])
+            wait_until(lambda: "film.mkv waits: someone is writing to it" in site.log, "it is told")
+            wait_until(lambda: "film.mkv waits: someone" in site.command("status"), "status tells it")
+            site.drop(picture(site.path / "a.png"))
+            site.wait_for("a.png", "done")
+            assert site.jobs_of("film.mkv") == []
+            file.write(whole[len(whole) // 2 :])
+        done = site.wait_for("film.mkv", "done")
+        assert done.frames == FRAMES
+        wait_until(lambda: not (site.inbox / "film.mkv").exists(), "the original is removed")
+        assert stop(process) == 0
+    assert sorted(contents(site.outbox)) == ["a.png", "film.mkv"]
+
+
+def test_an_original_is_not_removed_under_a_writers_hands(site: Site) -> None:
+    """Opened again while it is restored, and still open at the end."""
+    site.configure(originals={"after": "delete"})
+    with site.daemon() as process:
+        site.command("pause")
+        dropped = site.drop(picture(site.path / "a.png"))
+        site.wait_for("a.png", "queued")
+        with dropped.open("ab"):
+            site.command("resume")
+            site.wait_for("a.png", "done")
+            wait_until(lambda: "a.png stays as long as someone has it open" in site.log, "it is told")
+            assert dropped.exists()
+        wait_until(lambda: not dropped.exists(), "it is removed when it is closed")
+        assert stop(process) == 0
+    assert site.log.count("stays as long as") == 1
+    assert site.untidy() == []
+
+
 def test_what_ended_long_ago_is_forgotten_unless_its_file_is_still_there(site: Site) -> None:
     site.configure(failures={"note": False})
     for name in ("gone.mp4", "kept.mp4", "latest.mp4"):

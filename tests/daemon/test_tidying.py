@@ -19,6 +19,7 @@ import pytest
 
 from invsr_daemon.daemon.intake import freeze
 from invsr_daemon.daemon.tidying import copy_to, still_the_same, tidy, tidy_up
+from invsr_daemon.errors import InUseError
 from invsr_daemon.files.folders import Place
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.store.rows import JobRow, State
@@ -119,6 +120,36 @@ def test_another_file_that_looks_the_same_is_left_alone(inbox: Path, tmp_path: P
     replace_alike(source, b"another one!")
     tidy(ended, NOW)
     assert contents(tmp_path) == {"inbox/film.mp4": b"another one!"}
+
+
+@pytest.mark.parametrize(
+    ("state", "settings"),
+    [
+        ("done", {"originals": {"after": "delete"}}),
+        ("done", {"originals": {"after": "archive", "archive": "/dev/shm/none"}}),
+        ("failed", {"failures": {"move_to": "/dev/shm/none"}}),
+    ],
+    ids=["delete", "archive", "move"],
+)
+def test_an_original_that_someone_has_open_for_writing_stays(
+    inbox: Path, state: State, settings: dict[str, Any]
+) -> None:
+    source = source_in(inbox)
+    ended = row(source, state, **settings)
+    with source.open("ab"), pytest.raises(InUseError, match="stays as long as someone has it open"):
+        tidy(ended, NOW)
+    assert contents(inbox) == {"film.mp4": b"the original"}
+    assert not Path("/dev/shm/none").exists()
+
+
+def test_an_original_goes_once_nobody_writes_to_it(inbox: Path) -> None:
+    source = source_in(inbox)
+    ended = row(source, "done", originals={"after": "delete"})
+    with source.open("ab"), pytest.raises(InUseError):
+        tidy_up(ended, NOW)
+    with source.open("rb"):
+        assert tidy_up(ended, NOW) is None
+    assert contents(inbox) == {}
 
 
 @pytest.mark.parametrize("state", ["done", "failed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 
 from ...records import Identity
@@ -43,6 +44,11 @@ class Settling:
     def _settle(self, path: str, identity: Identity) -> None:
         self._moving.pop(path, None)
         self._settled[path] = identity
+
+    def hold(self, path: str, identity: Identity) -> None:
+        """Take back that a file is ready: the next look finds it ready again, if it is the same by then."""
+        del self._settled[path]
+        self._moving[path] = identity, -math.inf
 
     def forget(self, path: str) -> None:
         """The file is gone."""

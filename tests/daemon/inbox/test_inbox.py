@@ -180,14 +180,43 @@ def test_zero_bytes_and_strange_times_are_as_good_as_any(root: Path) -> None:
 
 
 def test_a_slow_writer_is_waited_for(root: Path) -> None:
-    with watched(root, settle=0.8, rescan=0.3) as probe, (root / "x.mp4").open("wb", buffering=0) as file:
-        until = time.monotonic() + 1.8
-        while time.monotonic() < until:
-            file.write(b"x" * 1000)
-            time.sleep(0.05)
-        assert probe.arrivals == []
+    with watched(root, settle=0.8, rescan=0.3) as probe:
+        with (root / "x.mp4").open("wb", buffering=0) as file:
+            until = time.monotonic() + 1.8
+            while time.monotonic() < until:
+                file.write(b"x" * 1000)
+                time.sleep(0.05)
+            assert probe.arrivals == []
+            size = file.tell()
         probe.until_names("x.mp4")
-        assert probe.arrivals[0].identity.size == file.tell()
+        assert probe.arrivals[0].identity.size == size
+
+
+@pytest.mark.parametrize("polling", [False, True])
+def test_a_writer_that_pauses_is_waited_for(
+    root: Path, polling: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long it pauses; and once it is done the file need not lie still once more."""
+    caplog.set_level("INFO")
+    with watched(root, settle=SETTLE, rescan=0.3, polling=polling) as probe:
+        with (root / "x.mp4").open("wb", buffering=0) as file:
+            file.write(b"half")
+            probe.until(lambda: probe.status().written == {"x.mp4"})
+            put(root / "whole.mp4")
+            probe.until_names("whole.mp4")
+            file.write(b"the other half")
+            probe.until_scanned_again()
+            probe.until(lambda: probe.status().written == {"x.mp4"})
+        probe.until_names("whole.mp4", "x.mp4")
+        assert probe.arrivals[-1].identity.size == 18
+        assert probe.status().written == set()
+    assert caplog.text.count("x.mp4 waits: someone is writing to it") == 1
+
+
+def test_who_only_reads_is_not_waited_for(root: Path) -> None:
+    put(root / "x.mp4")
+    with watched(root) as probe, (root / "x.mp4").open("rb"):
+        probe.until_names("x.mp4")
 
 
 def test_a_file_is_told_of_once(root: Path) -> None:
@@ -623,6 +652,18 @@ def test_what_is_known_is_never_ready(
 ) -> None:
     ready = replay(Settling(QUIET, lambda _, identity: identity in known), looks)
     assert not any(r and look[2] in known for r, look in zip(ready, looks, strict=True))
+
+
+def test_what_is_held_is_ready_at_the_next_look_unless_it_changed() -> None:
+    settling, identity, changed = Settling(QUIET, unknown), Identity(1, 1, 1), Identity(1, 2, 2)
+    assert not settling.observe("x", identity, 0, 0)
+    assert settling.observe("x", identity, QUIET, QUIET)
+    settling.hold("x", identity)
+    assert settling.moving() == {"x"}
+    assert settling.observe("x", identity, QUIET, QUIET)
+    settling.hold("x", identity)
+    assert not settling.observe("x", changed, 2 * QUIET, 2 * QUIET)
+    assert settling.observe("x", changed, 3 * QUIET, 3 * QUIET)
 
 
 def test_what_is_gone_is_forgotten() -> None:
