@@ -38,6 +38,12 @@ class Identity:
             return replace(self, born_ns=None) == replace(other, born_ns=None)
         return self == other
 
+    def may_have_grown_from(self, earlier: Identity) -> bool:
+        """Whether it may be the same file with more in it."""
+        return self.size > earlier.size and replace(
+            self, size=earlier.size, mtime_ns=earlier.mtime_ns
+        ).matches(earlier)
+
 
 @dataclass(frozen=True)
 class Colour:

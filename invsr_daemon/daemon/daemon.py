@@ -146,6 +146,7 @@ class Daemon:
         ids: list[int] = []
         with suppress(ResourceError):  # the daemon is stopping, and cannot write
             ids = await self._ledger.write(lambda store: store.accept(jobs, time.time()))
+            self._lanes.cancel(await self._ledger.call(Store.outdated))
         if ids:
             log.info("%d accepted: %s%s", len(ids), jobs[0].relative, " ..." if len(jobs) > 1 else "")
             self._lanes.wake()

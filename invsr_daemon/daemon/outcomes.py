@@ -153,9 +153,14 @@ class Outcomes:
         await self._clear_subfolder(row.id)
         await self._ledger.write(lambda store: store.cancel(row.id, time.time(), reason))
 
+    def _is_replaced(self, row: JobRow) -> bool:
+        return self._guard.missing() is None and not still_the_same(row)
+
     async def _cut_off(self, row: JobRow) -> None:
-        """A command cancelled the attempt, or the daemon has to go now."""
-        if await self._postpone(row, STOPPED, None, counts=False) == "cancelled":
+        """A command cancelled the attempt, the file is another one by now, or the daemon has to go now."""
+        if await asyncio.to_thread(self._is_replaced, row):
+            await self._give_up_replaced(row)
+        elif await self._postpone(row, STOPPED, None, counts=False) == "cancelled":
             log.info("%s: cancelled", row.relative)
 
     async def _postpone(self, row: JobRow, reason: str, delay: float | None, *, counts: bool) -> State:

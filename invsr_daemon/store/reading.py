@@ -70,6 +70,15 @@ class Reading:
             row["id"] for row in self._rows("SELECT id FROM jobs WHERE state = 'running' AND cancel_wanted")
         ]
 
+    def outdated(self) -> list[int]:
+        """Running jobs about files that a later job waits for, as they are by now."""
+        sql = (
+            "SELECT DISTINCT jobs.id FROM jobs JOIN jobs AS later"
+            " ON later.source = jobs.source AND later.id > jobs.id AND later.state = 'queued'"
+            " WHERE jobs.state = 'running'"
+        )
+        return [row["id"] for row in self._rows(sql)]
+
     def counts(self) -> dict[State, int]:
         """Jobs by state, every state named."""
         rows = self._rows("SELECT state, count(*) AS jobs FROM jobs GROUP BY state")

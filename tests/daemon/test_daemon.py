@@ -511,6 +511,24 @@ def test_a_writer_that_pauses_loses_nothing(site: Site) -> None:
     assert sorted(contents(site.outbox)) == ["a.png", "film.mkv"]
 
 
+def test_a_film_that_grows_while_it_is_restored_is_begun_anew(site: Site) -> None:
+    """The rest of the old job is not computed: its result would be refused in the end."""
+    film(site.path / "film.mkv", frames=160)
+    with site.daemon() as process:
+        dropped = site.drop(site.path / "film.mkv")
+        wait_until(lambda: site.finished("film.mkv"), "a chunk is finished")
+        with dropped.open("ab") as file:
+            file.write(bytes(1000))
+        latest = site.wait_for("film.mkv", "done", jobs=2)
+        assert latest.frames == 160
+        assert stop(process) == 0
+    outdated = site.jobs_of("film.mkv")[1]
+    assert (outdated.state, outdated.reason) == ("cancelled", "another file took its place")
+    with Store.open(site.state / STORE_FILE) as store:
+        assert not all(chunk.finished for chunk in store.chunks(outdated.id))
+    assert list(contents(site.outbox)) == ["film.mkv"]
+
+
 def test_an_original_is_not_removed_under_a_writers_hands(site: Site) -> None:
     """Opened again while it is restored, and still open at the end."""
     site.configure(originals={"after": "delete"})

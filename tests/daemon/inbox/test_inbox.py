@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from watchdog.utils import BaseThread
 from invsr_daemon.daemon.inbox import inbox, observing
 from invsr_daemon.daemon.inbox.arrivals import Arrival, InboxStatus, Watching
 from invsr_daemon.daemon.inbox.inbox import Inbox
-from invsr_daemon.daemon.inbox.settling import Settling
+from invsr_daemon.daemon.inbox.settling import LONGEST_QUIET_SECONDS, Settling
 from invsr_daemon.files.mounts import is_remote
 from invsr_daemon.records import Identity
 from invsr_daemon.settings.sections import DEFAULT_IGNORE
@@ -664,6 +664,42 @@ def test_what_is_held_is_ready_at_the_next_look_unless_it_changed() -> None:
     settling.hold("x", identity)
     assert not settling.observe("x", changed, 2 * QUIET, 2 * QUIET)
     assert settling.observe("x", changed, 3 * QUIET, 3 * QUIET)
+
+
+def observed(settling: Settling, identity: Identity, times: Iterable[float]) -> list[float]:
+    """When a file that is looked at then was ready."""
+    return [now for now in times if settling.observe("x", identity, now, now)]
+
+
+def test_what_grows_after_it_was_ready_has_to_lie_still_for_longer_each_time() -> None:
+    settling = Settling(QUIET, unknown)
+    for size, quiet in ((1, QUIET), (2, 2 * QUIET), (5, 4 * QUIET), (6, 8 * QUIET)):
+        assert observed(settling, Identity(1, size, size), range(100)) == [quiet]
+    assert observed(settling, Identity(1, 6, 7), range(100)) == [QUIET], "it did not grow"
+    assert observed(settling, Identity(1, 7, 8), range(100)) == [2 * QUIET]
+    assert observed(settling, Identity(2, 8, 9), range(100)) == [QUIET], "it is another file"
+    settling.forget("x")
+    assert observed(settling, Identity(2, 9, 9), range(100)) == [QUIET]
+
+
+def test_nothing_has_to_lie_still_for_ever() -> None:
+    settling = Settling(QUIET, unknown)
+    for size in range(2000):
+        assert len(observed(settling, Identity(1, size, size), (0, LONGEST_QUIET_SECONDS))) == 1
+    patient = Settling(2 * LONGEST_QUIET_SECONDS, unknown)
+    for size in range(3):
+        times = (0, LONGEST_QUIET_SECONDS, 2 * LONGEST_QUIET_SECONDS)
+        assert observed(patient, Identity(1, size, size), times) == [times[-1]]
+
+
+def test_what_is_added_to_again_and_again_is_told_of_seldom() -> None:
+    """A file that grows each second, from when it has lain still for longer than that."""
+    settling, told = Settling(0.4, unknown), []
+    for tick in range(600):
+        size = min(tick // 10, 50)
+        if settling.observe("x", Identity(1, size, size), tick / 10, tick / 10):
+            told.append(size)
+    assert told == [0, 1, 50]
 
 
 def test_what_is_gone_is_forgotten() -> None:
