@@ -516,7 +516,7 @@ def test_a_film_that_grows_while_it_is_restored_is_begun_anew(site: Site) -> Non
     film(site.path / "film.mkv", frames=160)
     with site.daemon() as process:
         dropped = site.drop(site.path / "film.mkv")
-        wait_until(lambda: site.finished("film.mkv"), "a chunk is finished")
+        wait_until(lambda: bool(site.finished("film.mkv")), "a chunk is finished")
         with dropped.open("ab") as file:
             file.write(bytes(1000))
         latest = site.wait_for("film.mkv", "done", jobs=2)
