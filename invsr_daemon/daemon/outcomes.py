@@ -154,7 +154,8 @@ class Outcomes:
         await self._ledger.write(lambda store: store.cancel(row.id, time.time(), reason))
 
     def _is_replaced(self, row: JobRow) -> bool:
-        return self._guard.missing() is None and not still_the_same(row)
+        """Another file has its name. Of one that is gone the next attempt tells, if there is one."""
+        return os.path.lexists(row.source) and self._guard.missing() is None and not still_the_same(row)
 
     async def _cut_off(self, row: JobRow) -> None:
         """A command cancelled the attempt, the file is another one by now, or the daemon has to go now."""
