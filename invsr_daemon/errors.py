@@ -62,6 +62,12 @@ class OutputExistsError(OutputError):
     """Something already has the result's name, and overwriting was not asked for."""
 
 
+class InUseError(OutputError):
+    """An original cannot be moved or removed as long as someone has it open for writing."""
+
+    retryable = True
+
+
 class UnwritableError(OutputError):
     """The folder of results cannot be written to just now: read-only, unmounted, failing."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, Self
@@ -13,19 +12,37 @@ from typing import Literal, Self
 class Identity:
     """What tells a file from a later one of the same path, without reading it.
 
-    The device is left out: many file systems get another number with every mount.
+    The device is left out: many file systems get another number with every mount. So is the time of the last
+    change of the inode: chmod, renaming and a further link change it, too. `born_ns`: when this file got the
+    inode, in nanoseconds since the epoch, for a copy that keeps its times may get that of a file that was
+    removed; None where it is not known.
     """
 
     inode: int
     size: int
     mtime_ns: int
+    born_ns: int | None = None
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Self:
-        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+    def parse(cls, text: str) -> Self:
+        """The inverse of `str`."""
+        return cls(*map(int, text.split()))
 
     def __str__(self) -> str:
-        return f"{self.inode} {self.size} {self.mtime_ns}"
+        born = "" if self.born_ns is None else f" {self.born_ns}"
+        return f"{self.inode} {self.size} {self.mtime_ns}{born}"
+
+    def matches(self, other: Identity) -> bool:
+        """Whether both are the same file's, as far as both say: not every record and system knows a birth."""
+        if self.born_ns is None or other.born_ns is None:
+            return replace(self, born_ns=None) == replace(other, born_ns=None)
+        return self == other
+
+    def may_have_grown_from(self, earlier: Identity) -> bool:
+        """Whether it may be the same file with more in it."""
+        return self.size > earlier.size and replace(
+            self, size=earlier.size, mtime_ns=earlier.mtime_ns
+        ).matches(earlier)
 
 
 @dataclass(frozen=True)

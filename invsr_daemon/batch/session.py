@@ -82,6 +82,8 @@ class _Session:
         self._devices = devices
         self._report = report
         self._owners: dict[Path, Path] = {}  # of results
+        # Links to one file share its work folder: one of them is restored after the other.
+        self._one_at_a_time = {job.source: asyncio.Lock() for job in jobs.values()}
         self._signals = TwoSignals(self._begin_to_stop)
         self._pool: LocalPool | None = None
         self._done: list[Result] = []
@@ -128,7 +130,7 @@ class _Session:
         return USAGE if wrong and not self._done else FAILED
 
     async def _one(self, path: Path, job: Job, pool: Pool, turns: asyncio.Semaphore) -> None:
-        async with turns:
+        async with self._one_at_a_time[job.source], turns:
             if self._signals.stopping.is_set():
                 return
             began = time.monotonic()

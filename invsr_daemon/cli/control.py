@@ -66,6 +66,8 @@ def show_status(state_dir: Path, say: Say, *, as_json: bool) -> None:
     if found is not None:
         for device, reason in found.set_aside.items():
             say(f"{device} is set aside until it is well again: {reason}")
+        for path in found.written:
+            say(f"{logs.printable(path)} waits: someone is writing to it")
     if paused is not None:
         say(f"paused on request since {_time(paused)}: `invsr-daemon resume` goes on")
     say(", ".join(f"{count} {state}" for state, count in counts.items()))

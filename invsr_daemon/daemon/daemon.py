@@ -113,9 +113,10 @@ class Daemon:
                 async with LocalPool(devices, limits.cpu_threads, reach, limits.stall_seconds) as pool:
                     await require_encoders(settings, pool.media)
                     pruning = group.create_task(self._retention().run())
+                    tidying = group.create_task(self._outcomes.tidy_in_use())
                     await self._serve(pool, inbox, devices)
-                pruning.cancel()
-                arrivals.cancel()
+                for task in (pruning, tidying, arrivals):
+                    task.cancel()
 
     async def _recover(self) -> list[JobRow]:
         """Take up what was cut off; the jobs that ended, but were not tidied up."""
@@ -145,6 +146,7 @@ class Daemon:
         ids: list[int] = []
         with suppress(ResourceError):  # the daemon is stopping, and cannot write
             ids = await self._ledger.write(lambda store: store.accept(jobs, time.time()))
+            self._lanes.cancel(await self._ledger.call(Store.outdated))
         if ids:
             log.info("%d accepted: %s%s", len(ids), jobs[0].relative, " ..." if len(jobs) > 1 else "")
             self._lanes.wake()

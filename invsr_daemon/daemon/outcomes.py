@@ -6,11 +6,13 @@ import asyncio
 import logging
 import os
 import time
+from contextlib import suppress
 
 from .. import logs
 from ..errors import (
     DiskFullError,
     Interrupted,
+    InUseError,
     InvsrError,
     MachineError,
     ModelError,
@@ -33,6 +35,7 @@ from .tidying import GONE, still_the_same, tidy_up
 log = logging.getLogger(__name__)
 
 STOPPED = "the daemon stopped"
+IN_USE_SECONDS = 5.0
 RIGHTS_SECONDS = 60.0  # before a file is looked at again that this user may not read
 
 
@@ -48,6 +51,7 @@ class Outcomes:
         self._gate = gate
         self._guard = guard
         self.shortages = Shortages()
+        self._in_use: set[int] = set()
 
     async def conclude(self, row: JobRow, work: asyncio.Task[Result]) -> None:
         """Wait for the end of an attempt and see to the rest. Only the end of the daemon cancels this."""
@@ -66,11 +70,26 @@ class Outcomes:
         row = await self._ledger.write(lambda store: store.job(job))
         if row.state == "done":
             await self._clear_subfolder(job)
-        problem = await asyncio.to_thread(tidy_up, row, self._settings.now)
+        try:
+            problem = await asyncio.to_thread(tidy_up, row, self._settings.now)
+        except InUseError as error:
+            if job not in self._in_use:
+                log.info("%s", error)
+            self._in_use.add(job)
+            return
+        self._in_use.discard(job)
         if problem is None:
             await self._ledger.write(lambda store: store.mark_tidy(job))
         else:
             log.warning("%s: %s", row.relative, problem)
+
+    async def tidy_in_use(self) -> None:
+        """For ever, tidy up after jobs whose original someone was writing to at their end."""
+        while True:
+            await asyncio.sleep(IN_USE_SECONDS)
+            for job in sorted(self._in_use):
+                with logs.of_job(job), suppress(ResourceError):  # busy or full: the next time
+                    await self.tidy(job)
 
     async def _follow(self, row: JobRow, work: asyncio.Task[Result]) -> None:
         error = None if work.cancelled() else work.exception()
@@ -151,9 +170,15 @@ class Outcomes:
         await self._clear_subfolder(row.id)
         await self._ledger.write(lambda store: store.cancel(row.id, time.time(), reason))
 
+    def _is_replaced(self, row: JobRow) -> bool:
+        """Another file has its name. Of one that is gone the next attempt tells, if there is one."""
+        return os.path.lexists(row.source) and self._guard.missing() is None and not still_the_same(row)
+
     async def _cut_off(self, row: JobRow) -> None:
-        """A command cancelled the attempt, or the daemon has to go now."""
-        if await self._postpone(row, STOPPED, None, counts=False) == "cancelled":
+        """A command cancelled the attempt, the file is another one by now, or the daemon has to go now."""
+        if await asyncio.to_thread(self._is_replaced, row):
+            await self._give_up_replaced(row)
+        elif await self._postpone(row, STOPPED, None, counts=False) == "cancelled":
             log.info("%s: cancelled", row.relative)
 
     async def _postpone(self, row: JobRow, reason: str, delay: float | None, *, counts: bool) -> State:

@@ -14,18 +14,19 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from .. import __version__, hub
-from ..errors import InvsrError, OutputError, OutputExistsError
+from ..errors import InUseError, InvsrError, OutputError, OutputExistsError
 from ..files.folders import Folder, Place, path_of
+from ..files.identities import identity_of
 from ..files.publishing import Collision, PublishPolicy, clear, explaining, names_for, publish
+from ..files.writers import writers_kept_out
 from ..logs import printable
-from ..records import Identity
 from ..settings.settings import Settings
 from ..store.rows import JobRow
 from ..store.store import REPLACED
@@ -47,7 +48,8 @@ GONE = "it is no longer there"
 def tidy(row: JobRow, now: Settings) -> None:
     """Do what the job's settings ask for after it is done or has failed; `now`: the daemon's of this moment.
 
-    Raises OutputError or ResourceError; the result itself is safe by then.
+    Raises InUseError if the original has to wait for a writer, OutputError or ResourceError; the result is
+    safe by then.
     """
     settings = thaw(row.settings, now)
     if row.state == "done" and row.output is not None:
@@ -76,6 +78,7 @@ def _lay_aside(row: JobRow, settings: Settings) -> None:
     if settings.failures.move_to is not None:
         target = Place(settings.failures.move_to.absolute(), row.relative)
         with _opened_original(row) as source:
+            _require_no_writer(source, row)
             place = copy_to(source, original.path, target)
     if settings.failures.note:
         _write_note(row, place)
@@ -85,16 +88,15 @@ def _lay_aside(row: JobRow, settings: Settings) -> None:
 
 def still_the_same(row: JobRow) -> bool:
     """Whether the file that was accepted still has its name."""
-    place = place_of_original(row)
     try:
-        with place.open_folder() as folder:
-            return _is_original(folder.stat(place.name), row)
+        with place_of_original(row).opened(os.O_PATH) as found:
+            return _is_original(found, row)
     except OSError:
         return False
 
 
-def _is_original(found: os.stat_result, row: JobRow) -> bool:
-    return stat.S_ISREG(found.st_mode) and Identity.of(found) == row.identity
+def _is_original(found: int, row: JobRow) -> bool:
+    return stat.S_ISREG(os.fstat(found).st_mode) and identity_of(found).matches(row.identity)
 
 
 @contextmanager
@@ -104,7 +106,7 @@ def _opened_original(row: JobRow) -> Iterator[int]:
     Raises OutputError if it is not the same any more.
     """
     with place_of_original(row).opened(os.O_PATH) as source:
-        if not _is_original(os.fstat(source), row):
+        if not _is_original(source, row):
             raise OutputError(f"{row.source}: {REPLACED} meanwhile: that is left alone")
         yield source
 
@@ -118,6 +120,7 @@ def _dispose(row: JobRow, settings: Settings) -> None:
         return
     if after == "archive" and settings.originals.archive is not None:
         with _opened_original(row) as source:
+            _require_no_writer(source, row)
             copy_to(source, row.source, Place(settings.originals.archive.absolute(), row.relative))
     _remove_original(row)
 
@@ -170,21 +173,44 @@ def _marks(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _remove_original(row: JobRow) -> None:
-    """Remove it, but not what took its place while it was copied, which may take long."""
+    """Remove it, but not what took its place while it was copied, which may take long.
+
+    Nobody can begin to write to it meanwhile, where that can be prevented. Raises InUseError.
+    """
     place = place_of_original(row)
     with place.open_folder() as folder:
-        if not _is_there(folder, place.name, row):
+        try:
+            with folder.opened(place.name, os.O_PATH) as found, _no_writer(found, row):
+                removed = _is_original(found, row) and os.path.samestat(
+                    folder.stat(place.name), os.fstat(found)
+                )
+                if removed:
+                    folder.remove(place.name)
+        except FileNotFoundError:
+            removed = False
+        if not removed:
             log.warning("%s: %s meanwhile: that is left alone", row.source, REPLACED)
             return
-        folder.remove(place.name)
         folder.sync()
 
 
-def _is_there(folder: Folder, name: str, row: JobRow) -> bool:
-    try:
-        return _is_original(folder.stat(name), row)
-    except FileNotFoundError:
-        return False
+@contextmanager
+def _no_writer(source: int, row: JobRow) -> Iterator[None]:
+    """As long as this lasts, nobody can begin to write to an open file. Raises InUseError if someone has."""
+    with ExitStack() as stack:
+        if stat.S_ISREG(os.fstat(source).st_mode):
+            with suppress(OSError):  # this user may not read it: then nothing is known of writers either
+                readable = os.open(path_of(source), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                stack.callback(os.close, readable)
+                if stack.enter_context(writers_kept_out(readable)) is False:
+                    raise InUseError(f"{row.source} stays as long as someone has it open for writing")
+        yield
+
+
+def _require_no_writer(source: int, row: JobRow) -> None:
+    """Raises InUseError."""
+    with _no_writer(source, row):
+        pass
 
 
 def _copy(source: int, file: BinaryIO) -> None:
@@ -310,9 +336,11 @@ def _fill(file: BinaryIO, content: bytes) -> None:
 
 
 def tidy_up(row: JobRow, now: Settings) -> str | None:
-    """`tidy`; the reason if it could not be done."""
+    """`tidy`; the reason if it could not be done. Raises InUseError."""
     try:
         tidy(row, now)
+    except InUseError:
+        raise
     except InvsrError as error:
         return str(error)
     except OSError as error:

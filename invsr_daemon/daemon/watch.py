@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 STATUS_SECONDS = 2.0
+MOST_TOLD = 20  # files that wait
 
 
 class Announcer:
@@ -140,6 +141,7 @@ class Watch:
             held=None if held is None else held.reason,
             problem=inbox.status.problem,
             set_aside=dict(pool.set_aside),
+            written=tuple(sorted(inbox.status.written)[:MOST_TOLD]),
         )
         self._announcer.tell(status, self._settings.now.limits.stall_seconds)
 

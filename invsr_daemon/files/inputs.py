@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import InputError, UnreadableError
 from ..records import Identity
+from .identities import identity_of
 
 CHANGED = "it was changed while it was being restored"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -31,21 +32,21 @@ def opened(path: Path, identity: Identity | None = None, below: Path | None = No
     descriptor = _open(path, below)
     try:
         found = check_regular(descriptor)
-        if identity is not None and Identity.of(found) != identity:
+        if identity is not None and not found.matches(identity):
             raise InputError(CHANGED)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def check_regular(descriptor: int) -> os.stat_result:
-    """What an open file is. InputError if it is no regular one, or empty."""
+def check_regular(descriptor: int) -> Identity:
+    """Which file is open. InputError if it is no regular one, or empty."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise InputError("it is not a regular file")
     if found.st_size == 0:
         raise InputError("it is empty (zero bytes)")
-    return found
+    return identity_of(descriptor)
 
 
 def _open(path: Path, below: Path | None) -> int:

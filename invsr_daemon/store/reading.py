@@ -53,8 +53,8 @@ class Reading:
 
     def known(self, source: Path, identity: Identity) -> bool:
         """Whether this very file has a job, in whatever state."""
-        file = (os.fsencode(source), str(identity))
-        return bool(self._rows("SELECT 1 FROM jobs WHERE source = ? AND identity = ?", file))
+        rows = self._rows("SELECT identity FROM jobs WHERE source = ?", (os.fsencode(source),))
+        return any(identity.matches(Identity.parse(row["identity"])) for row in rows)
 
     def paused_since(self) -> float | None:
         rows = self._rows("SELECT since FROM pause")
@@ -69,6 +69,15 @@ class Reading:
         return [
             row["id"] for row in self._rows("SELECT id FROM jobs WHERE state = 'running' AND cancel_wanted")
         ]
+
+    def outdated(self) -> list[int]:
+        """Running jobs about files that a later job waits for, as they are by now."""
+        sql = (
+            "SELECT DISTINCT jobs.id FROM jobs JOIN jobs AS later"
+            " ON later.source = jobs.source AND later.id > jobs.id AND later.state = 'queued'"
+            " WHERE jobs.state = 'running'"
+        )
+        return [row["id"] for row in self._rows(sql)]
 
     def counts(self) -> dict[State, int]:
         """Jobs by state, every state named."""

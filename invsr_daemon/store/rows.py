@@ -105,10 +105,9 @@ class ChunkRow:
 
 
 def job_row(row: sqlite3.Row) -> JobRow:
-    inode, size, mtime_ns = map(int, row["identity"].split())
     paths = {name: _path(row[name]) for name in ("source", "relative", "output")}
     typed = {
-        "identity": Identity(inode, size, mtime_ns),
+        "identity": Identity.parse(row["identity"]),
         "cancel_wanted": bool(row["cancel_wanted"]),
     }
     return JobRow(**{**dict(row), **paths, **typed})

@@ -71,4 +71,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE TABLE pause (id INTEGER PRIMARY KEY CHECK (id = 1), since REAL NOT NULL) STRICT",
     ),
+    (),  # identities may have a fourth number, the time of birth: an older program must not read them
 )

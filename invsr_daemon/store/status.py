@@ -25,7 +25,8 @@ LOCK_ATTEMPTS, LOCK_ATTEMPT_SECONDS = 10, 0.05
 class DaemonStatus:
     """One moment of a running daemon. `held` says why no work begins, if so; `problem` what is amiss.
 
-    `set_aside`: why devices are not used at present, by device.
+    `set_aside`: why devices are not used at present, by device. `written`: files in the inbox that wait, for
+    someone is writing to them; the first few.
     """
 
     pid: int
@@ -40,6 +41,7 @@ class DaemonStatus:
     held: str | None
     problem: str | None
     set_aside: dict[str, str] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
 
     def line(self) -> str:
         """For `systemctl status`: 2 running, 14 queued, 3.1 fps."""
@@ -63,7 +65,8 @@ def read(state_dir: Path) -> DaemonStatus | None:
         found = json.loads((state_dir / STATUS_FILE).read_text())
     except FileNotFoundError:  # it has only just started
         return None
-    return DaemonStatus(**{**found, "devices": tuple(found["devices"]), "running": tuple(found["running"])})
+    lists = {name: tuple(found.get(name, ())) for name in ("devices", "running", "written")}
+    return DaemonStatus(**{**found, **lists})
 
 
 def is_running(state_dir: Path) -> bool:

@@ -202,10 +202,12 @@ class Store(Requests):
 
     def _insert(self, job: NewJob, settings: int, now: float) -> int | None:
         """The new job's id; None if the file has one already."""
+        if self.known(job.source, job.identity):
+            return None
         added = self._db.execute(
             "INSERT INTO jobs"
             " (source, relative, identity, kind, preset, priority, settings, state, created)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?) ON CONFLICT (source, identity) DO NOTHING",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
             (
                 os.fsencode(job.source),
                 os.fsencode(job.relative),
@@ -217,7 +219,7 @@ class Store(Requests):
                 now,
             ),
         )
-        return added.lastrowid if added.rowcount else None
+        return added.lastrowid
 
     def _describe(self, job: int, output: Path, frames: int) -> None:
         changed = self._db.execute(

@@ -96,7 +96,7 @@ def _most_bytes(plan: Plan, source: int) -> int:
 
 def plan_job(job: Job, file: OpenFile, alive: Alive = silent) -> Plan:
     """Look at a job's input; `alive` is called for each new frame. Raises InputError, ConfigError."""
-    identity = Identity.of(check_regular(file.descriptor))
+    identity = check_regular(file.descriptor)
     check_file(file.descriptor, job.settings.limits.max_input_size)
     image = probe_image(file, job.settings.limits.max_input_pixels)
     if image is None:
@@ -193,7 +193,7 @@ def join(plan: Plan, source: OpenFile, result: OpenFile) -> None:
     """
     with explaining(result.path.parent):
         _write(plan, source, result)
-    if Identity.of(check_regular(source.descriptor)) != plan.identity:
+    if check_regular(source.descriptor) != plan.identity:
         raise InputError(CHANGED)
 
 

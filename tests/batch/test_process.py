@@ -219,6 +219,18 @@ def test_the_original_is_not_overwritten_even_if_asked(home: Home, name: str) ->
     assert source.read_bytes() == before
 
 
+def test_links_to_one_file_are_no_strangers_to_each_other(home: Home) -> None:
+    """Symbolic links share the file's work folder: each waits for the one before."""
+    picture(home.path / "a.png")
+    (home.path / "hard.png").hardlink_to(home.path / "a.png")
+    for name in ("one.png", "two.png"):
+        (home.path / name).symlink_to("a.png")
+    names = ["a.png", "hard.png", "one.png", "two.png"]
+    finished = home.run("process", *names, "-o", "out/", "--device", "cpu", "--workers", "2", "--json")
+    assert finished.code == 0, finished.err
+    assert listing(home.path / "out") == names
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_a_picture_becomes_a_picture(home: Home, suffix: str) -> None:
     Image.new("RGB", (16, 16), "red").save(home.path / "a.png")

@@ -43,6 +43,7 @@ from tests.support.daemons import (
     stop,
     wake_ups,
 )
+from tests.support.identities import replace_alike
 
 pytestmark = pytest.mark.slow  # starts processes, or computes for long
 
@@ -168,6 +169,27 @@ def test_a_replaced_file_is_a_new_job_and_gets_the_next_name(live: Live) -> None
     results = contents(site.outbox)
     assert results["again.png"] != results["again (2).png"]
     assert len(site.jobs_of("again.png")) == 2
+
+
+def test_another_picture_that_looks_the_same_is_another_picture(site: Site) -> None:
+    """Of the same inode, size and time: put there while the daemon runs, and while it does not."""
+    site.configure(originals={"after": "keep"})
+    pictures = [picture(site.path / f"{seed}.bmp", seed).read_bytes() for seed in range(3)]
+    with site.daemon() as process:
+        dropped = site.drop(site.path / "0.bmp", "a.bmp")
+        site.wait_for("a.bmp", "done")
+        replace_alike(dropped, pictures[1])
+        site.wait_for("a.bmp", "done", jobs=2)
+        assert stop(process) == 0
+    replace_alike(dropped, pictures[2])
+    with site.daemon() as process:
+        site.wait_for("a.bmp", "done", jobs=3)
+        dropped.chmod(0o600)
+        site.drop(site.path / "0.bmp", "last.bmp")
+        site.wait_for("last.bmp", "done")
+        assert stop(process) == 0
+    assert len(site.jobs_of("a.bmp")) == 3
+    assert len(set(contents(site.outbox).values())) == 3, "last.bmp is the first one again"
 
 
 def test_what_failed_while_it_was_copied_is_over_when_the_whole_file_is_done(live: Live) -> None:
@@ -468,6 +490,62 @@ def test_a_slow_writer_is_waited_for(site: Site) -> None:
         assert site.wait_for("film.mp4", "queued").identity.size == size
         assert stop(process) == 0
     assert len(site.jobs()) == 1
+
+
+def test_a_writer_that_pauses_loses_nothing(site: Site) -> None:
+    """Half a film, a pause much longer than the settling time, the other half: one result, of all."""
+    site.configure(originals={"after": "delete"})
+    whole = film(site.path / "whole.mkv").read_bytes()
+    with site.daemon() as process:
+        with (site.inbox / "film.mkv").open("wb", buffering=0) as file:
+            file.write(whole[: len(whole) // 2])
+            wait_until(lambda: "film.mkv waits: someone is writing to it" in site.log, "it is told")
+            wait_until(lambda: "film.mkv waits: someone" in site.command("status"), "status tells it")
+            site.drop(picture(site.path / "a.png"))
+            site.wait_for("a.png", "done")
+            assert site.jobs_of("film.mkv") == []
+            file.write(whole[len(whole) // 2 :])
+        done = site.wait_for("film.mkv", "done")
+        assert done.frames == FRAMES
+        wait_until(lambda: not (site.inbox / "film.mkv").exists(), "the original is removed")
+        assert stop(process) == 0
+    assert sorted(contents(site.outbox)) == ["a.png", "film.mkv"]
+
+
+def test_a_film_that_grows_while_it_is_restored_is_begun_anew(site: Site) -> None:
+    """The rest of the old job is not computed: its result would be refused in the end."""
+    film(site.path / "film.mkv", frames=160)
+    with site.daemon() as process:
+        dropped = site.drop(site.path / "film.mkv")
+        wait_until(lambda: bool(site.finished("film.mkv")), "a chunk is finished")
+        with dropped.open("ab") as file:
+            file.write(bytes(1000))
+        latest = site.wait_for("film.mkv", "done", jobs=2)
+        assert latest.frames == 160
+        assert stop(process) == 0
+    outdated = site.jobs_of("film.mkv")[1]
+    assert (outdated.state, outdated.reason) == ("cancelled", "another file took its place")
+    with Store.open(site.state / STORE_FILE) as store:
+        assert not all(chunk.finished for chunk in store.chunks(outdated.id))
+    assert list(contents(site.outbox)) == ["film.mkv"]
+
+
+def test_an_original_is_not_removed_under_a_writers_hands(site: Site) -> None:
+    """Opened again while it is restored, and still open at the end."""
+    site.configure(originals={"after": "delete"})
+    with site.daemon() as process:
+        site.command("pause")
+        dropped = site.drop(picture(site.path / "a.png"))
+        site.wait_for("a.png", "queued")
+        with dropped.open("ab"):
+            site.command("resume")
+            site.wait_for("a.png", "done")
+            wait_until(lambda: "a.png stays as long as someone has it open" in site.log, "it is told")
+            assert dropped.exists()
+        wait_until(lambda: not dropped.exists(), "it is removed when it is closed")
+        assert stop(process) == 0
+    assert site.log.count("stays as long as") == 1
+    assert site.untidy() == []
 
 
 def test_what_ended_long_ago_is_forgotten_unless_its_file_is_still_there(site: Site) -> None:

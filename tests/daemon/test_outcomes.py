@@ -39,6 +39,7 @@ from invsr_daemon.settings.settings import Settings
 from invsr_daemon.store.rows import JobRow, NewJob
 from invsr_daemon.store.store import Store
 from invsr_daemon.systemd.notify import Notifier
+from tests.support.identities import identity_at
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ async def claimed(path: Path, min_free_space: int = 0) -> AsyncIterator[Site]:
     gate.reopen()
     try:
         with Store.open(path / "state" / "jobs.sqlite") as store:
-            identity = Identity.of(source.stat())
+            identity = identity_at(source)
             later = NewJob(path / "inbox/b.png", Path("b.png"), Identity(9, 9, 9), "image", None, -1, "{}")
             store.accept([NewJob(source, Path("a.png"), identity, "image", None, 0, "{}"), later], 1.0)
             assert store.claim("image", 2.0) is not None

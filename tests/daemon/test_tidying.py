@@ -19,11 +19,12 @@ import pytest
 
 from invsr_daemon.daemon.intake import freeze
 from invsr_daemon.daemon.tidying import copy_to, still_the_same, tidy, tidy_up
+from invsr_daemon.errors import InUseError
 from invsr_daemon.files.folders import Place
-from invsr_daemon.records import Identity
 from invsr_daemon.settings.settings import Settings
 from invsr_daemon.store.rows import JobRow, State
 from tests.support.daemons import contents
+from tests.support.identities import identity_at, replace_alike
 
 NOW = Settings()
 
@@ -49,7 +50,7 @@ def row(source: Path, state: State, **settings: Any) -> JobRow:
     return JobRow(
         source=source,
         relative=Path("sub") / source.name,
-        identity=Identity.of(source.stat()),
+        identity=identity_at(source),
         kind="film",
         preset=None,
         priority=0,
@@ -110,6 +111,45 @@ def test_a_changed_original_is_left_alone(inbox: Path, tmp_path: Path, after: st
     change(source)
     tidy(ended, NOW)
     assert contents(tmp_path) == {"inbox/film.mp4": b"another one, longer"}
+
+
+@pytest.mark.parametrize("after", ["archive", "delete"])
+def test_another_file_that_looks_the_same_is_left_alone(inbox: Path, tmp_path: Path, after: str) -> None:
+    source = source_in(inbox)
+    ended = row(source, "done", originals={"after": after, "archive": str(tmp_path / "archive")})
+    replace_alike(source, b"another one!")
+    tidy(ended, NOW)
+    assert contents(tmp_path) == {"inbox/film.mp4": b"another one!"}
+
+
+@pytest.mark.parametrize(
+    ("state", "settings"),
+    [
+        ("done", {"originals": {"after": "delete"}}),
+        ("done", {"originals": {"after": "archive", "archive": "/dev/shm/none"}}),
+        ("failed", {"failures": {"move_to": "/dev/shm/none"}}),
+    ],
+    ids=["delete", "archive", "move"],
+)
+def test_an_original_that_someone_has_open_for_writing_stays(
+    inbox: Path, state: State, settings: dict[str, Any]
+) -> None:
+    source = source_in(inbox)
+    ended = row(source, state, **settings)
+    with source.open("ab"), pytest.raises(InUseError, match="stays as long as someone has it open"):
+        tidy(ended, NOW)
+    assert contents(inbox) == {"film.mp4": b"the original"}
+    assert not Path("/dev/shm/none").exists()
+
+
+def test_an_original_goes_once_nobody_writes_to_it(inbox: Path) -> None:
+    source = source_in(inbox)
+    ended = row(source, "done", originals={"after": "delete"})
+    with source.open("ab"), pytest.raises(InUseError):
+        tidy_up(ended, NOW)
+    with source.open("rb"):
+        assert tidy_up(ended, NOW) is None
+    assert contents(inbox) == {}
 
 
 @pytest.mark.parametrize("state", ["done", "failed"])
@@ -304,10 +344,10 @@ FOREIGN = [
 ]
 
 
-def unchanged(path: Path) -> tuple[int, Identity]:
+def unchanged(path: Path) -> tuple[int, ...]:
     """What of a file stays the same when it is only read: not its time of access."""
     found = path.lstat()
-    return found.st_mode, Identity.of(found)
+    return found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @pytest.mark.parametrize("what", FOREIGN, ids=lambda what: what[:20])

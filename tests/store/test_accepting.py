@@ -95,11 +95,16 @@ def test_identities_beyond_63_bits(store: Store, number: int) -> None:
     assert store.job(job).identity == identity
 
 
-def test_an_identity_is_what_the_file_system_says(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"four")
-    found = file.stat()
-    assert Identity.of(found) == Identity(found.st_ino, 4, found.st_mtime_ns)
+def test_a_record_of_an_earlier_version_knows_no_birth(store: Store) -> None:
+    """Its file is known all the same; one of another birth is another file."""
+    older, newer = new_job(0), replace(new_job(1), identity=Identity(1, 5, 7, 100))
+    assert len(store.accept([older, newer], 1.0)) == 2
+    for known, identity in ((older, Identity(0, 5, 7, 100)), (newer, newer.identity)):
+        assert store.known(known.source, identity)
+        assert store.accept([replace(known, identity=identity)], 2.0) == []
+    another = replace(newer, identity=Identity(1, 5, 7, 200))
+    assert not store.known(another.source, another.identity)
+    assert len(store.accept([another], 2.0)) == 1
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe.mkv", b"a\nb", "字🎬".encode(), b"-rf"])

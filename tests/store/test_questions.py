@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,6 +40,20 @@ def test_only_what_others_write_is_news(store: Store, path: Path) -> None:
         assert not store.changed()
 
 
+def test_running_jobs_of_files_that_came_anew_are_outdated(store: Store) -> None:
+    first, other = claimed(store), claimed(store)
+    row = store.job(first)
+    assert store.outdated() == []
+    grown = [replace(row, identity=Identity(1, size, size)) for size in (6, 7)]
+    later = store.accept(grown, 2.0)
+    assert store.outdated() == [first]
+    store.cancel(first, 3.0)
+    assert store.outdated() == []
+    assert store.claim("film", 4.0) is not None
+    assert store.outdated() == [later[0]]
+    assert store.job(other).state == "running"
+
+
 class Planning(sqlite3.Connection):
     """Notes how SQLite goes about each statement that it is given."""
 
@@ -65,6 +80,7 @@ def test_nothing_reads_all_jobs(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store.claim("film", 4.0)
         store.recover(lambda row: 1, 5.0)
         store.retry_failed(6.0)
+        store.outdated()
         store.known(OUTPUT, Identity(1, 2, 3))
         store.jobs({"failed", "done"}, limit=50)
         for ask in (store.transitions, store.attempts, store.chunks):

@@ -39,9 +39,13 @@ class Arrival:
 
 @dataclass(frozen=True)
 class InboxStatus:
-    """How the watching goes. `scanned` is the time of the last whole scan on the monotonic clock."""
+    """How the watching goes. `scanned` is the time of the last whole scan on the monotonic clock.
+
+    `written`: files, relative to the inbox, that lie still, but that someone has open for writing.
+    """
 
     watching: Literal["inotify", "polling"]
     scanned: float | None
     settling: int
     problem: str | None
+    written: frozenset[str] = frozenset()

@@ -4,10 +4,10 @@ Scans of the whole folder, at the start and again and again, are the truth. inot
 watchdog) only say where to look before the next scan: they get lost in bursts and in `cp -r`, and are
 not sent at all for what other machines do on a network file system.
 
-A file is ready when its inode, size and time of change have stayed the same for the settling
-time, on the monotonic clock. Only regular files count, reached without a symbolic link below the
-inbox; every path is walked folder by folder with O_NOFOLLOW. Whoever opens an arrival later compares
-the identity of what was opened with the arrival's.
+A file is ready when its identity has stayed the same for the settling time, on the monotonic clock, and
+nobody has it open for writing, as far as that can be known. Only regular files count, reached without a
+symbolic link below the inbox; every path is walked folder by folder with O_NOFOLLOW. Whoever opens an
+arrival later compares the identity of what was opened with the arrival's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from ...files.folders import Place
+from ...files.writers import has_writer
+from ...logs import printable
 from ...records import Identity
 from .arrivals import Arrival, InboxStatus, Watching
 from .observing import Watcher, shown_root
@@ -37,6 +40,7 @@ POLL_SECONDS = 10.0  # the longest time between scans where there are no events
 CHECK_SECONDS = 2.0  # how often to see whether the folder and its observer are still the same
 LOOKS_PER_SETTLING = 4
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 5.0  # between two looks at what is settling
+WRITTEN = "someone is writing to it"
 SLICE = 500  # sightings between two turns of the event loop
 
 
@@ -106,6 +110,19 @@ class _Lookout:
             log.info("the inbox %s is there again", shown_root(self._watching))
         self._absent = None
 
+    def written(self, paths: Collection[str]) -> frozenset[str]:
+        """Those of these files that someone has open for writing, as far as that can be known."""
+        return frozenset(path for path in paths if self._is_written(path))
+
+    def _is_written(self, path: str) -> bool:
+        try:
+            with Place(self._watching.root, Path(path)).opened() as descriptor:
+                return bool(has_writer(descriptor))
+        except BlockingIOError:  # someone has an exclusive lease on it
+            return True
+        except OSError:  # gone, or not to be read: whoever opens it next will say so
+            return False
+
     def hurry(self) -> None:
         """Break off a scan under way. From any thread."""
         self._closing.set()
@@ -136,6 +153,7 @@ class Inbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._looked = time.monotonic()
         self._scanned: float | None = None
+        self._written: frozenset[str] = frozenset()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -155,7 +173,9 @@ class Inbox:
     @property
     def status(self) -> InboxStatus:
         watching: Literal["inotify", "polling"] = "inotify" if self._lookout.hears else "polling"
-        return InboxStatus(watching, self._scanned, len(self._settling.moving()), self._lookout.problem)
+        moving = self._settling.moving()
+        problem = self._lookout.problem
+        return InboxStatus(watching, self._scanned, len(moving), problem, self._written & moving)
 
     async def arrivals(self) -> AsyncIterator[list[Arrival]]:
         """Files that became ready, in batches, for ever. One reader at a time."""
@@ -181,13 +201,27 @@ class Inbox:
         for path in asked:
             if path not in look.found:
                 self._settling.forget(path)
-        ready = []
+        ready = {}
         for number, (path, identity) in enumerate(look.found.items()):
             if self._settling.observe(path, identity, look.began, look.ended):
-                ready.append(self._arrival(path, identity))
+                ready[path] = identity
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-        return ready
+        await self._hold_written(ready)
+        return [self._arrival(path, identity) for path, identity in ready.items()]
+
+    async def _hold_written(self, ready: dict[str, Identity]) -> None:
+        """Keep files that someone is writing to from what is ready, and say so."""
+        if not ready:
+            return
+        assert self._loop is not None
+        written = await self._loop.run_in_executor(self._thread, self._lookout.written, tuple(ready))
+        for path in written:
+            self._settling.hold(path, ready.pop(path))
+        waiting = self._written & self._settling.moving()
+        for path in sorted(written - waiting):
+            log.info("%s waits: %s", printable(path), WRITTEN)
+        self._written = waiting | written
 
     async def _until_due(self) -> None:
         """Wait for a hint or the next thing to do; then for some time to have gone by since the last look."""

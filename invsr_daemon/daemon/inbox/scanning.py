@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ...files.folders import OPEN_FOLDER
+from ...files.identities import identity_in
 from ...records import Identity
 from .arrivals import FolderId, Watching
 
@@ -91,7 +92,7 @@ class Tree:
                 sweep.complaints[path] = f"it cannot be looked at: {error.strerror}"
                 continue
             if stat.S_ISREG(found.st_mode):
-                sweep.found[path] = Identity.of(found)
+                sweep.found[path] = identity_in(descriptor, name, found)
             elif not stat.S_ISDIR(found.st_mode):
                 sweep.complaints[path] = f"it is {_kind(found.st_mode)}, not a regular file"
             elif path.count("/") >= DEEPEST:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ from watchdog.utils import BaseThread
 from invsr_daemon.daemon.inbox import inbox, observing
 from invsr_daemon.daemon.inbox.arrivals import Arrival, InboxStatus, Watching
 from invsr_daemon.daemon.inbox.inbox import Inbox
-from invsr_daemon.daemon.inbox.settling import Settling
+from invsr_daemon.daemon.inbox.settling import LONGEST_QUIET_SECONDS, Settling
 from invsr_daemon.files.mounts import is_remote
 from invsr_daemon.records import Identity
 from invsr_daemon.settings.sections import DEFAULT_IGNORE
+from tests.support.identities import identity_at
 
 PATIENCE = 20.0
 SETTLE = 0.2
@@ -140,10 +141,9 @@ def test_what_is_there_at_the_start_settles_first(root: Path, polling: bool) -> 
 
 
 def test_an_arrival_says_what_it_is(root: Path) -> None:
-    found = put(root / "a" / "x.mp4", b"12345").stat()
+    identity = identity_at(put(root / "a" / "x.mp4", b"12345"))
     with watched(root) as probe:
         probe.until_names("a/x.mp4")
-    identity = Identity(found.st_ino, 5, found.st_mtime_ns)
     assert probe.arrivals == [Arrival(root / "a" / "x.mp4", Path("a/x.mp4"), identity)]
 
 
@@ -180,14 +180,43 @@ def test_zero_bytes_and_strange_times_are_as_good_as_any(root: Path) -> None:
 
 
 def test_a_slow_writer_is_waited_for(root: Path) -> None:
-    with watched(root, settle=0.8, rescan=0.3) as probe, (root / "x.mp4").open("wb", buffering=0) as file:
-        until = time.monotonic() + 1.8
-        while time.monotonic() < until:
-            file.write(b"x" * 1000)
-            time.sleep(0.05)
-        assert probe.arrivals == []
+    with watched(root, settle=0.8, rescan=0.3) as probe:
+        with (root / "x.mp4").open("wb", buffering=0) as file:
+            until = time.monotonic() + 1.8
+            while time.monotonic() < until:
+                file.write(b"x" * 1000)
+                time.sleep(0.05)
+            assert probe.arrivals == []
+            size = file.tell()
         probe.until_names("x.mp4")
-        assert probe.arrivals[0].identity.size == file.tell()
+        assert probe.arrivals[0].identity.size == size
+
+
+@pytest.mark.parametrize("polling", [False, True])
+def test_a_writer_that_pauses_is_waited_for(
+    root: Path, polling: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long it pauses; and once it is done the file need not lie still once more."""
+    caplog.set_level("INFO")
+    with watched(root, settle=SETTLE, rescan=0.3, polling=polling) as probe:
+        with (root / "x.mp4").open("wb", buffering=0) as file:
+            file.write(b"half")
+            probe.until(lambda: probe.status().written == {"x.mp4"})
+            put(root / "whole.mp4")
+            probe.until_names("whole.mp4")
+            file.write(b"the other half")
+            probe.until_scanned_again()
+            probe.until(lambda: probe.status().written == {"x.mp4"})
+        probe.until_names("whole.mp4", "x.mp4")
+        assert probe.arrivals[-1].identity.size == 18
+        assert probe.status().written == set()
+    assert caplog.text.count("x.mp4 waits: someone is writing to it") == 1
+
+
+def test_who_only_reads_is_not_waited_for(root: Path) -> None:
+    put(root / "x.mp4")
+    with watched(root) as probe, (root / "x.mp4").open("rb"):
+        probe.until_names("x.mp4")
 
 
 def test_a_file_is_told_of_once(root: Path) -> None:
@@ -623,6 +652,54 @@ def test_what_is_known_is_never_ready(
 ) -> None:
     ready = replay(Settling(QUIET, lambda _, identity: identity in known), looks)
     assert not any(r and look[2] in known for r, look in zip(ready, looks, strict=True))
+
+
+def test_what_is_held_is_ready_at_the_next_look_unless_it_changed() -> None:
+    settling, identity, changed = Settling(QUIET, unknown), Identity(1, 1, 1), Identity(1, 2, 2)
+    assert not settling.observe("x", identity, 0, 0)
+    assert settling.observe("x", identity, QUIET, QUIET)
+    settling.hold("x", identity)
+    assert settling.moving() == {"x"}
+    assert settling.observe("x", identity, QUIET, QUIET)
+    settling.hold("x", identity)
+    assert not settling.observe("x", changed, 2 * QUIET, 2 * QUIET)
+    assert settling.observe("x", changed, 3 * QUIET, 3 * QUIET)
+
+
+def observed(settling: Settling, identity: Identity, times: Iterable[float]) -> list[float]:
+    """When a file that is looked at then was ready."""
+    return [now for now in times if settling.observe("x", identity, now, now)]
+
+
+def test_what_grows_after_it_was_ready_has_to_lie_still_for_longer_each_time() -> None:
+    settling = Settling(QUIET, unknown)
+    for size, quiet in ((1, QUIET), (2, 2 * QUIET), (5, 4 * QUIET), (6, 8 * QUIET)):
+        assert observed(settling, Identity(1, size, size), range(100)) == [quiet]
+    assert observed(settling, Identity(1, 6, 7), range(100)) == [QUIET], "it did not grow"
+    assert observed(settling, Identity(1, 7, 8), range(100)) == [2 * QUIET]
+    assert observed(settling, Identity(2, 8, 9), range(100)) == [QUIET], "it is another file"
+    settling.forget("x")
+    assert observed(settling, Identity(2, 9, 9), range(100)) == [QUIET]
+
+
+def test_nothing_has_to_lie_still_for_ever() -> None:
+    settling = Settling(QUIET, unknown)
+    for size in range(2000):
+        assert len(observed(settling, Identity(1, size, size), (0, LONGEST_QUIET_SECONDS))) == 1
+    patient = Settling(2 * LONGEST_QUIET_SECONDS, unknown)
+    for size in range(3):
+        times = (0, LONGEST_QUIET_SECONDS, 2 * LONGEST_QUIET_SECONDS)
+        assert observed(patient, Identity(1, size, size), times) == [times[-1]]
+
+
+def test_what_is_added_to_again_and_again_is_told_of_seldom() -> None:
+    """A file that grows each second, from when it has lain still for longer than that."""
+    settling, told = Settling(0.4, unknown), []
+    for tick in range(600):
+        size = min(tick // 10, 50)
+        if settling.observe("x", Identity(1, size, size), tick / 10, tick / 10):
+            told.append(size)
+    assert told == [0, 1, 50]
 
 
 def test_what_is_gone_is_forgotten() -> None:
