@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemons import contents, picture, stop
+from tests.support.command import wait_until
+from tests.support.daemons import contents, film, picture, stop
 from tests.support.strangers import (
     AS_SERVICE,
     SERVICE,
@@ -285,3 +286,19 @@ def _is_foreign(path: Path) -> bool:
     with suppress(FileNotFoundError):
         return path.lstat().st_size > 0
     return False
+
+
+def test_of_anothers_file_half_is_not_taken_for_the_whole(tmp_path: Path, pixels: bytes) -> None:
+    """The service gets no lease on it: events tell that its writer, who pauses, has not closed it yet."""
+    whole = film(tmp_path / "whole.mkv").read_bytes()
+    half = len(whole) // 2
+    with shared_site() as site, site.daemon(*AS_SERVICE) as process:
+        with (site.inbox / "film.mkv").open("wb", buffering=0) as file:
+            file.write(whole[:half])
+            wait_until(lambda: "film.mkv waits: someone is writing to it" in site.log, "it is told")
+            drop(pixels, site.inbox / "first.png")
+            site.wait_for("first.png", "done")
+            assert site.jobs_of("film.mkv") == []
+            file.write(whole[half:])
+        assert site.wait_for("film.mkv", "done").frames == 40
+        assert stop(process) == 0

@@ -40,6 +40,7 @@ POLL_SECONDS = 10.0  # the longest time between scans where there are no events
 CHECK_SECONDS = 2.0  # how often to see whether the folder and its observer are still the same
 LOOKS_PER_SETTLING = 4
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 5.0  # between two looks at what is settling
+LONGEST_HELD_SECONDS = 600.0
 WRITTEN = "someone is writing to it"
 SLICE = 500  # sightings between two turns of the event loop
 
@@ -63,6 +64,7 @@ class _Lookout:
         self._tree = Tree(watching, self._closing)
         self._watcher = Watcher(watching, hint)
         self._absent: str | None = None
+        self._held: dict[str, float] = {}  # since when, by events alone
 
     @property
     def hears(self) -> bool:
@@ -112,16 +114,26 @@ class _Lookout:
 
     def written(self, paths: Collection[str]) -> frozenset[str]:
         """Those of these files that someone has open for writing, as far as that can be known."""
-        return frozenset(path for path in paths if self._is_written(path))
+        written = frozenset(path for path in paths if self._is_written(path))
+        self._held = {path: since for path, since in self._held.items() if path in written}
+        return written
 
     def _is_written(self, path: str) -> bool:
         try:
             with Place(self._watching.root, Path(path)).opened() as descriptor:
-                return bool(has_writer(descriptor))
+                told = has_writer(descriptor)
         except BlockingIOError:  # someone has an exclusive lease on it
             return True
         except OSError:  # gone, or not to be read: whoever opens it next will say so
             return False
+        return self._is_held(path) if told is None else told
+
+    def _is_held(self, path: str) -> bool:
+        """Whether events alone tell of a writer. They get lost at times, so nobody waits for one for ever."""
+        if not self._watcher.heard_no_end_of(path):
+            return False
+        since = self._held.setdefault(path, time.monotonic())
+        return time.monotonic() < since + LONGEST_HELD_SECONDS
 
     def hurry(self) -> None:
         """Break off a scan under way. From any thread."""

@@ -14,7 +14,9 @@ from watchdog.events import (
     DirMovedEvent,
     FileClosedEvent,
     FileCreatedEvent,
+    FileDeletedEvent,
     FileMovedEvent,
+    FileOpenedEvent,
     FileSystemEvent,
     FileSystemEventHandler,
 )
@@ -35,18 +37,46 @@ HINTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
+HEARD: list[type[FileSystemEvent]] = [*HINTS, FileOpenedEvent, FileDeletedEvent]
+
+
+class Writers:
+    """New files whose writers have not closed them yet, as far as events tell.
+
+    A file that appears and is opened after it has a writer. One that is linked or moved there is not opened.
+    """
+
+    def __init__(self) -> None:
+        self._created: set[str] = set()
+        self._opened: set[str] = set()
+
+    def hear(self, event: FileSystemEvent) -> None:
+        path = os.fsdecode(event.src_path)
+        if isinstance(event, FileCreatedEvent):
+            self._created.add(path)
+        elif isinstance(event, FileOpenedEvent):
+            if path in self._created:
+                self._opened.add(path)
+        elif isinstance(event, (FileClosedEvent, FileMovedEvent, FileDeletedEvent)):
+            self._created.discard(path)
+            self._opened.discard(path)
+
+    def has(self, path: str) -> bool:
+        return path in self._opened
 
 
 class _Hints(FileSystemEventHandler):
-    """Passes on where something happened, relative to the folder that is watched."""
+    """Passes on where something happened, relative to the folder that is watched, and who writes there."""
 
-    def __init__(self, folder: str, hint: Callable[[str], None]) -> None:
+    def __init__(self, folder: str, hint: Callable[[str], None], writers: Writers) -> None:
         self._prefix = os.path.join(folder, "")
         self._hint = hint
+        self._writers = writers
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        self._writers.hear(event)
         path = os.fsdecode(event.dest_path or event.src_path)
-        if path.startswith(self._prefix):
+        if isinstance(event, tuple(HINTS)) and path.startswith(self._prefix):
             self._hint(path.removeprefix(self._prefix))
 
 
@@ -57,14 +87,21 @@ class _Observer:
         # Its errors are races while it stops, its warnings tell of lost events: the scans mend both.
         logging.getLogger("watchdog").setLevel(logging.CRITICAL)
         others = _watchdog_threads()
+        self._folder = folder
+        self._writers = Writers()
         self._observer = InotifyObserver()
         try:
-            self._observer.schedule(_Hints(folder, hint), folder, recursive=True, event_filter=HINTS)
+            hints = _Hints(folder, hint, self._writers)
+            self._observer.schedule(hints, folder, recursive=True, event_filter=HEARD)
             self._observer.start()
         except OSError:
             self._observer.stop()
             raise
         self._threads = _watchdog_threads() - others
+
+    def heard_no_end_of(self, path: str) -> bool:
+        """Whether a new file, relative to the folder, was opened and not closed after writing."""
+        return self._writers.has(os.path.join(self._folder, path))
 
     def is_well(self) -> bool:
         """One dead thread is enough to make it deaf, and only some of them are known to watchdog."""
@@ -105,6 +142,10 @@ class Watcher:
     @property
     def hears(self) -> bool:
         return self._observer is not None
+
+    def heard_no_end_of(self, path: str) -> bool:
+        """Whether events tell that someone still writes to a new file, relative to the inbox."""
+        return self._observer is not None and self._observer.heard_no_end_of(path)
 
     def tend(self, folder: FolderId) -> bool:
         """See to it that the inbox, which is this folder, is watched. Whether it was not until now."""
