@@ -109,11 +109,22 @@ class Film:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a film goes: its container, and which other streams of the source go with it."""
+    """Where a film goes: its container, and which other streams of the source go with it.
+
+    `transcoded`: sound that the container cannot hold, which becomes lossless sound that it can, of
+    `transcoded_size` bytes.
+    """
 
     container: str
     copied: tuple[int, ...]
     notes: tuple[str, ...]
+    transcoded: tuple[int, ...] = ()
+    transcoded_size: int = 0
+
+    @property
+    def carried(self) -> tuple[int, ...]:
+        """All streams that go with it."""
+        return (*self.copied, *self.transcoded)
 
 
 @dataclass(frozen=True)

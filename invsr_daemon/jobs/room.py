@@ -25,4 +25,4 @@ def result_bytes(plan: Plan) -> int:
     if plan.film is None or plan.layout is None:
         return pieces
     copied = sum(other.size for other in plan.film.info.others if other.index in plan.layout.copied)
-    return pieces + copied + BYTES_PER_FRAME * plan.frames + BYTES_PER_FILM
+    return pieces + copied + plan.layout.transcoded_size + BYTES_PER_FRAME * plan.frames + BYTES_PER_FILM

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from ..errors import ConfigError, InputError, OutputError
 from ..records import Chunk, Film, Layout, StreamInfo, VideoInfo
+from .carrying import LOSSLESS, Carrier, carrier, kept_metadata
 from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
 from .source import File, OpenFile, open_source, packets_of
 from .steps import Steps
@@ -32,8 +33,6 @@ SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": 
 FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "nut": "nut"}
 # Where players expect a codec that MP4's muxer would also take, or that MP4 lacks.
 HOME = {"ffv1": "mkv", "prores": "mov", "dnxhd": "mov"}
-# Written by muxers about themselves; wrong when copied.
-STALE_METADATA = frozenset({"major_brand", "minor_version", "compatible_brands", "encoder", "duration"})
 MILLISECOND = Fraction(1, 1000)
 LARGEST_TIMESCALE = 2**31 - 1
 
@@ -60,14 +59,15 @@ def possible_layouts(
     with open_source(file or info.path) as source:
         candidates = [wanted] if wanted != "auto" else _candidates(_native(source), codec)
         layouts = [_layout(info, file or info.path, source, each) for each in candidates]
-    return sorted(layouts, key=lambda layout: -len(layout.copied))  # in their order where equal
+    # In their order where equal.
+    return sorted(layouts, key=lambda layout: (-len(layout.carried), len(layout.transcoded)))
 
 
 def _candidates(native: str, codec: str) -> list[str]:
     """Containers that hold the codec, the best first. ConfigError if there are none."""
     first = native if native == "mkv" else HOME.get(codec_name(codec), native)
-    found = [each for each in (first, "mkv") if _carries(each, codec)]
-    found = found or [each for each in ("mov", "nut") if _carries(each, codec)][:1]
+    found = [each for each in dict.fromkeys((first, "mkv", "mov")) if _carries(each, codec)]
+    found = found or [each for each in ("nut",) if _carries(each, codec)]
     if not found:
         raise ConfigError(f"video.codec: no container that is known here holds what {codec} encodes")
     return found
@@ -93,18 +93,23 @@ def _native(source: InputContainer) -> str:
 
 
 def _layout(info: VideoInfo, file: File, source: InputContainer, container: str) -> Layout:
-    copied, notes = [], []
+    copied, transcoded, notes = [], [], []
     for stream in source.streams:
         if stream.index == info.stream:
             continue
-        if not _is_made_anew(source, stream) and _holds(container, file, stream):
+        if _is_made_anew(source, stream):
+            continue
+        what = f"stream {stream.index} ({described(info.others, stream.index)})"
+        if _holds(container, file, stream):
             copied.append(stream.index)
-        elif not _is_made_anew(source, stream):
-            what = f"stream {stream.index} ({described(info.others, stream.index)})"
+        elif _holds(container, file, stream, transcoded=True):
+            transcoded.append(stream.index)
+            notes.append(f"{what} becomes {LOSSLESS[container][0]}, without loss: {container} cannot hold it")
+        else:
             notes.append(f"{what} was left out: {container} cannot hold it")
     if container == "mkv" and (info.time_base / MILLISECOND).denominator != 1:
         notes.append("timestamps were rounded to milliseconds, as Matroska has it")
-    return Layout(container, tuple(copied), tuple(notes))
+    return Layout(container, tuple(copied), tuple(notes), tuple(transcoded))
 
 
 def described(others: Sequence[StreamInfo], index: int) -> str:
@@ -121,27 +126,27 @@ def _is_made_anew(source: InputContainer, stream: Stream) -> bool:
     return chapters or (states_timecode and "timecode" in stream.metadata)
 
 
-def _holds(container: str, file: File, stream: Stream) -> bool:
+def _holds(container: str, file: File, stream: Stream, *, transcoded: bool = False) -> bool:
     """Whether a muxer takes a stream: it is asked, by writing a header, and some sound, into memory."""
     if isinstance(stream, AttachmentStream):
         return container == "mkv"
     try:
         with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
-            copy = trial.add_stream_from_template(stream, opaque=True)
+            carry = carrier(trial, stream, container, transcoded=transcoded)
             trial.start_encoding()
-            if stream.type == "audio":  # some mistakes show only with the first packet
-                _try_packet(trial, file, stream.index, copy)
+            if stream.type == "audio" and not transcoded:  # some mistakes show only with the first packet
+                _try_packet(trial, file, stream.index, carry)
     except (av.error.FFmpegError, InputError, ValueError, NotImplementedError):
         return False
     return True
 
 
-def _try_packet(trial: OutputContainer, file: File, index: int, copy: Stream) -> None:
+def _try_packet(trial: OutputContainer, file: File, index: int, carry: Carrier) -> None:
     with open_source(file) as source:
         packet = next(packets_of(source, source.streams[index]), None)
         if packet is not None and packet.size:
-            packet.stream = copy
-            trial.mux_one(packet)
+            for carried in carry.carry(packet):
+                trial.mux_one(carried)
 
 
 def assemble(
@@ -164,11 +169,11 @@ def _write(
     info, reorder = film.info, _reorder_depth(film, chunks)
     options = _options(info, layout, source)
     with av.open(str(output), "w", format=FORMATS[layout.container], options=options) as target:
-        streams = _streams(source, target, info, chunks[0].path, layout)
-        restored = _video_packets(film, chunks, streams[info.stream], reorder)
+        video, carriers = _streams(source, target, info, chunks[0].path, layout)
+        restored = _video_packets(film, chunks, video, reorder)
         if layout.container in ("mp4", "mov"):
             restored = _ending_exactly(restored, film)
-        _interleave(target, restored, _copied(source, streams, info, Steps(layout.container)))
+        _interleave(target, restored, _others(source, carriers, Steps(layout.container)))
 
 
 def _options(info: VideoInfo, layout: Layout, source: InputContainer) -> dict[str, str]:
@@ -180,8 +185,8 @@ def _options(info: VideoInfo, layout: Layout, source: InputContainer) -> dict[st
 
 def _movie_timescale(info: VideoInfo, layout: Layout, source: InputContainer) -> int:
     """The unit of MP4's edit lists, which say where each stream begins: exact for all of them."""
-    rates = [source.streams[index].time_base for index in layout.copied]
-    rates += [Fraction(1, stream.rate) for stream in source.streams.audio if stream.index in layout.copied]
+    rates = [source.streams[index].time_base for index in layout.carried]
+    rates += [Fraction(1, stream.rate) for stream in source.streams.audio if stream.index in layout.carried]
     scale = lcm(*(rate.denominator for rate in [info.time_base, *rates] if rate))
     if scale > LARGEST_TIMESCALE:
         scale = min(info.time_base.denominator, LARGEST_TIMESCALE)
@@ -192,20 +197,23 @@ def _movie_timescale(info: VideoInfo, layout: Layout, source: InputContainer) ->
 
 def _streams(
     source: InputContainer, target: OutputContainer, info: VideoInfo, first_chunk: Path, layout: Layout
-) -> dict[int, Stream]:
-    """Output streams by the source's stream index, in the source's order, and everything around them."""
-    streams: dict[int, Stream] = {}
+) -> tuple[Stream, dict[int, Carrier]]:
+    """The film's own stream, and the others' carriers by the source's index, made in the source's order."""
+    carriers: dict[int, Carrier] = {}
+    video: Stream | None = None
     with av.open(str(first_chunk)) as chunk:
         for stream in source.streams:
             if stream.index == info.stream:
-                streams[stream.index] = _video_stream(target, chunk.streams.video[0], stream, info)
+                video = _video_stream(target, chunk.streams.video[0], stream, info)
             elif stream.index in layout.copied and isinstance(stream, AttachmentStream):
                 target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
-            elif stream.index in layout.copied:
-                streams[stream.index] = copied_stream(target, stream)
-    target.metadata.update(_kept(source.metadata))
+            elif stream.index in layout.carried:
+                transcoded = stream.index in layout.transcoded
+                carriers[stream.index] = carrier(target, stream, layout.container, transcoded=transcoded)
+    assert video is not None
+    target.metadata.update(kept_metadata(source.metadata))
     target.set_chapters(source.chapters())
-    return streams
+    return video, carriers
 
 
 def _video_stream(target: OutputContainer, encoded: VideoStream, original: Stream, info: VideoInfo) -> Stream:
@@ -218,24 +226,11 @@ def _video_stream(target: OutputContainer, encoded: VideoStream, original: Strea
     set_colour(stream.codec_context, written_colour(info.colour, context.pix_fmt or "", context.name))
     if context.name == "hevc" and target.format.name in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"  # what Apple's players ask for; FFmpeg's own choice is hev1
-    stream.metadata.update(_kept(original.metadata))
+    stream.metadata.update(kept_metadata(original.metadata))
     stream.disposition = original.disposition
     if info.display_matrix:
         stream.set_display_matrix(info.display_matrix)
     return stream
-
-
-def copied_stream(target: OutputContainer, original: Stream) -> Stream:
-    """A new stream of the target for packets of another file's."""
-    stream: Stream = target.add_stream_from_template(original, opaque=True)
-    stream.time_base = original.time_base
-    stream.metadata.update(_kept(original.metadata))
-    stream.disposition = original.disposition
-    return stream
-
-
-def _kept(metadata: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if key.lower() not in STALE_METADATA}
 
 
 def _chunk_packets(file: ChunkFile, info: VideoInfo) -> Iterator[tuple[int, Packet[Any]]]:
@@ -309,17 +304,20 @@ def _ending_exactly(
     yield last.pts * base, last
 
 
-def _copied(
-    source: InputContainer, streams: dict[int, Stream], info: VideoInfo, steps: Steps
+def _others(
+    source: InputContainer, carriers: dict[int, Carrier], steps: Steps
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
-    """Every packet of the copied streams with its dts in seconds, in the source's order."""
-    wanted = [stream for stream in source.streams if stream.index in streams and stream.index != info.stream]
+    """Every packet of the other streams with its dts in seconds, in the source's order."""
+    wanted = [stream for stream in source.streams if stream.index in carriers]
     latest = Fraction(0)
     for index, packet in copied_packets(source, wanted, steps):
         if packet.dts is not None:
             latest = packet.dts * packet.time_base
-        packet.stream = streams[index]
-        yield latest, packet
+        for carried in carriers[index].carry(packet):
+            yield latest, carried
+    for each in carriers.values():
+        for carried in each.end():
+            yield latest, carried
 
 
 def copied_packets(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from av.stream import AttachmentStream, Stream
 
 from ..logs import counted
 from ..records import Layout, VideoInfo
-from .assemble import FORMATS, copied_packets, copied_stream, described, possible_layouts
+from .assemble import FORMATS, copied_packets, described, possible_layouts
+from .carrying import carrier
 from .source import File, OpenFile, open_source
 from .steps import Steps
 
@@ -54,25 +55,31 @@ class Nothing(io.RawIOBase):
 class Trial:
     """A muxer of a stream's own, so that what it refuses is this stream's."""
 
-    def __init__(self, container: str, original: Stream) -> None:
+    def __init__(self, container: str, original: Stream, *, transcoded: bool = False) -> None:
         self._target = av.open(Nothing(), "w", format=FORMATS[container])
-        self._stream = copied_stream(self._target, original)
+        self._carrier = carrier(self._target, original, container, transcoded=transcoded)
         self._needs_packets = original.type == "data"
         self._packets = 0
+        self.size = 0  # bytes of what was muxed
         self._refusal: str | None = None
 
     def mux(self, packet: Packet[Any]) -> None:
         if self._refusal is None:
-            packet.stream = self._stream
             self._packets += 1
-            self._attempt(lambda: self._target.mux_one(packet))
+            self._attempt(lambda: self._mux(self._carrier.carry(packet)))
 
     def end(self) -> str | None:
         """Why the muxer refuses the stream, if it does."""
+        self._attempt(lambda: self._mux(self._carrier.end()))
         self._attempt(self._target.close)
         if self._needs_packets and not self._packets:
             return "it is empty"
         return self._refusal
+
+    def _mux(self, packets: Iterable[Packet[Any]]) -> None:
+        for packet in packets:
+            self.size += packet.size
+            self._target.mux_one(packet)
 
     def _attempt(self, deed: Callable[[], object]) -> None:
         try:
@@ -89,27 +96,34 @@ def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264", file: OpenFil
     best, *others = possible_layouts(info, wanted, codec, file)
     best = _rehearsed(info, best, file or info.path)
     for layout in others:
-        if len(layout.copied) > len(best.copied):
-            best = max(best, _rehearsed(info, layout, file or info.path), key=lambda each: len(each.copied))
+        if len(layout.carried) > len(best.carried):
+            best = max(best, _rehearsed(info, layout, file or info.path), key=lambda each: len(each.carried))
     return best
 
 
 def _rehearsed(info: VideoInfo, layout: Layout, file: File) -> Layout:
-    if not layout.copied:
+    if not layout.carried:
         return layout
     with open_source(file) as source:
         tried = [
             stream
             for stream in source.streams
-            if stream.index in layout.copied and not isinstance(stream, AttachmentStream)
+            if stream.index in layout.carried and not isinstance(stream, AttachmentStream)
         ]
-        trials = {stream.index: Trial(layout.container, stream) for stream in tried}
+        trials = {
+            stream.index: Trial(layout.container, stream, transcoded=stream.index in layout.transcoded)
+            for stream in tried
+        }
         steps = Steps(layout.container)
         for index, packet in copied_packets(source, tried, steps):
             trials[index].mux(packet)
-    refused = {index: cause for index, trial in trials.items() if (cause := trial.end())}
-    copied = tuple(index for index in layout.copied if index not in refused)
-    return replace(layout, copied=copied, notes=(*layout.notes, *_notes(info, layout, refused, steps)))
+        refused = {index: cause for index, trial in trials.items() if (cause := trial.end())}
+    copied, transcoded = (
+        tuple(index for index in kept if index not in refused) for kept in (layout.copied, layout.transcoded)
+    )
+    notes = (*layout.notes, *_notes(info, layout, refused, steps))
+    size = sum(trials[index].size for index in transcoded)
+    return replace(layout, copied=copied, transcoded=transcoded, transcoded_size=size, notes=notes)
 
 
 def _notes(info: VideoInfo, layout: Layout, refused: dict[int, str], steps: Steps) -> Iterator[str]:

@@ -41,7 +41,7 @@ def verify_film(file: File, film: Film, layout: Layout) -> None:
 def _restored(container: InputContainer, film: Film, layout: Layout) -> VideoStream:
     """The film's own stream: as many copied ones lie before it as in the source, attachments apart."""
     attached = {other.index for other in film.info.others if other.type == "attachment"}
-    place = sum(index < film.info.stream for index in set(layout.copied) - attached)
+    place = sum(index < film.info.stream for index in set(layout.carried) - attached)
     found = container.streams[place]
     if not isinstance(found, VideoStream):
         raise OutputError("the assembled film has no video in its place")
@@ -49,7 +49,7 @@ def _restored(container: InputContainer, film: Film, layout: Layout) -> VideoStr
 
 
 def _check_streams(container: InputContainer, layout: Layout) -> None:
-    wanted = 1 + len(layout.copied)
+    wanted = 1 + len(layout.carried)
     if len(container.streams) < wanted:  # chapters may make one more
         raise OutputError(f"the assembled film has {len(container.streams)} of {wanted} streams")
 

@@ -210,6 +210,8 @@ def _mux_video(container: OutputContainer, stream: VideoStream, spec: FilmSpec) 
 def _sound_stream(container: OutputContainer, sound: Sound) -> AudioStream:
     stream = cast(AudioStream, container.add_stream(sound.codec, rate=RATE))
     stream.codec_context.layout = "stereo"
+    if sound.codec.startswith("wma"):
+        stream.codec_context.bit_rate = 128_000  # without one it cannot be opened
     if sound.language:
         stream.metadata["language"] = sound.language
     if sound.disposition:
