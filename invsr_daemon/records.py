@@ -77,7 +77,8 @@ class SeekPoint:
 class VideoInfo:
     """What holds for a whole film. Times are in units of `time_base`.
 
-    `subsampling`: pixels per sample of chroma, across and down; 2, 2 also where there is no colour.
+    `subsampling`: pixels per sample of chroma, across and down; 2, 2 also where there is no colour. `grey`:
+    none of its frames has any.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class VideoInfo:
     others: tuple[StreamInfo, ...]
     notes: tuple[str, ...]
     subsampling: tuple[int, int] = (2, 2)
+    grey: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,19 @@ Numbers are ITU-T H.273's, which FFmpeg uses; swscale knows fewer matrices than 
 
 from __future__ import annotations
 
+import numpy as np
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from ..records import Colour
 
 RGB, BT709, UNSPECIFIED, BT470BG, SMPTE170M, BT2020_NCL, BT2020_CL = 0, 1, 2, 5, 6, 9, 10
 STUDIO, FULL = 1, 2
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Those that swscale does not know.
 MATRICES = {
     8: "YCgCo",
@@ -63,6 +67,30 @@ def subsampling(format: VideoFormat) -> tuple[int, int]:
     if len(format.components) < 3:
         return 2, 2
     return LARGE // format.chroma_width(LARGE), LARGE // format.chroma_height(LARGE)
+
+
+def is_grey(frame: VideoFrame) -> bool:
+    """Whether a frame has no colour: no chroma, or chroma that is neutral everywhere. RGB may have some."""
+    format = frame.format
+    if format.is_rgb or format.has_palette or format.is_bit_stream:
+        return False
+    if len(format.components) < 3:
+        return True
+    bits = format.components[1].bits
+    return format.is_planar and all(_is_flat(plane, bits, 1 << (bits - 1)) for plane in frame.planes[1:3])
+
+
+def _is_flat(plane: VideoPlane, bits: int, level: int) -> bool:
+    samples = np.frombuffer(memoryview(plane), np.uint16 if bits > 8 else np.uint8)
+    rows = samples.reshape(plane.height, -1)[:, : plane.width]  # what follows is padding
+    return bool((rows == level).all())
+
+
+def as_grey(pixels: Pixels) -> Pixels:
+    """Pixels [H,W,3] with BT.601 luma in all channels: in whole numbers, so that greys stay as they are."""
+    weighted = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
+    luma = np.repeat(((weighted + 500) // 1000)[..., None], 3, axis=2)
+    return luma.astype(np.uint16) if pixels.dtype == np.uint16 else luma.astype(np.uint8)
 
 
 def swscale_matrix(matrix: int) -> int:

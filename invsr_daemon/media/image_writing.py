@@ -21,6 +21,7 @@ from PIL import Image
 from ..errors import ConfigError, InputError
 from ..files.durable import attempt_at, finish_attempt
 from ..records import ImageInfo, ImageSettings
+from .colour import as_grey
 from .encode import writing_error
 from .extras import HOLDS, NAMES, fits, png_with, save_options, tiff_with
 from .image import BITS_16, DEEP_FORMATS, FORMATS, LOSSLESS, Picture, Pixels
@@ -142,7 +143,7 @@ def _deep_bytes(picture: Picture, alpha: Pixels | None, format: str) -> bytes:
     if alpha is not None:
         source, kind = _frame(np.dstack([picture.pixels, alpha]).astype(np.uint16), "rgba64le"), "rgba64"
     elif picture.grey:
-        source, kind = _frame(_luma(picture.pixels), "gray16le"), "gray16"
+        source, kind = _frame(as_grey(picture.pixels)[..., 0], "gray16le"), "gray16"
     else:
         source, kind = _frame(picture.pixels, "rgb48le"), "rgb48"
     encoder = av.CodecContext.create(format.lower(), "w")
@@ -163,9 +164,3 @@ def _deep_bytes(picture: Picture, alpha: Pixels | None, format: str) -> bytes:
 def _frame(samples: Pixels, format: str) -> VideoFrame:
     whole: NDArray[Any] = np.ascontiguousarray(samples)
     return VideoFrame.from_ndarray(whole, format)
-
-
-def _luma(pixels: Pixels) -> NDArray[np.uint16]:
-    """BT.601 luma in whole numbers, as Pillow has it for 8 bits; swscale would round greys."""
-    weighted = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
-    return ((weighted + 500) // 1000).astype(np.uint16)

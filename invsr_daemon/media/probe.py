@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..records import SMALLEST_SIDE, Chunk, Film, SeekPoint, StreamInfo, VideoInfo
-from .colour import colour_of, subsampling
+from .colour import colour_of, is_grey, subsampling
 from .decode import as_rgb
 from .foreign import check_supported
 from .sizes import Silence
@@ -75,6 +75,7 @@ class _Pass:
     seconds: float = 0.0
     last_duration: int = 0
     first: VideoFrame | None = None
+    grey: bool = True  # so far
 
 
 def probe_video(file: File, max_pixels: int, alive: Alive = silent, most: Length = ANY_LENGTH) -> Film:
@@ -170,6 +171,7 @@ def _read_through(
                     f"its frame size changes at frame {len(found.raw_pts)}, which is not supported"
                 )
             found.raw_pts.append(frame.pts)
+            found.grey = found.grey and is_grey(frame)
             _check_length(max(found.packets, len(found.raw_pts)), found.seconds, most)
             alive()
             found.last_duration = frame.duration or found.last_duration
@@ -210,7 +212,7 @@ def _described(
     path: Path, container: InputContainer, video: VideoStream, others: list[Stream], found: _Pass
 ) -> Film:
     assert found.first is not None
-    rate = _rate(video)
+    rate = _rate(video, found)
     time_base = video.time_base or 1 / rate
     pts, mended = _timeline(found, rate, time_base)
     gap = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / rate / time_base))
@@ -230,6 +232,7 @@ def _described(
         others=tuple(StreamInfo(s.index, s.type, _codec_name(s), _size(s, found)) for s in others),
         notes=(*mended, *_alpha_notes(found.first, video)),
         subsampling=subsampling(found.first.format),
+        grey=found.grey,
     )
     as_rgb(found.first, info, VideoReformatter())  # whoever computes it must not be the first to find out
     seek_points = () if mended else _seek_points(pts, found.keyframes)
@@ -237,10 +240,19 @@ def _described(
     return Film(info, tuple(pts), last, seek_points)
 
 
-def _rate(video: VideoStream) -> Fraction:
-    """Frames per second. What DV's demuxer calls the average is its clock."""
-    stated = [rate for rate in (video.average_rate, video.guessed_rate) if rate and rate <= HIGHEST_RATE]
-    return stated[0] if stated else Fraction(25)
+def _rate(video: VideoStream, found: _Pass) -> Fraction:
+    """Frames per second. What DV's demuxer calls the average is its clock.
+
+    Raw streams have no times, but may state their rate; the demuxer's is 25 whatever they state.
+    """
+    rates = [video.average_rate, video.guessed_rate]
+    if _has_no_times(found):
+        rates.insert(0, video.codec_context.framerate)
+    return next((rate for rate in rates if rate and rate <= HIGHEST_RATE), Fraction(25))
+
+
+def _has_no_times(found: _Pass) -> bool:
+    return all(pts is None for pts in found.raw_pts)
 
 
 def _alpha_notes(frame: VideoFrame, video: VideoStream) -> list[str]:
@@ -275,7 +287,7 @@ def _timeline(found: _Pass, rate: Fraction, time_base: Fraction) -> tuple[list[i
     then the n-th frame is shown at the n-th of them.
     """
     raw = found.raw_pts
-    if all(pts is None for pts in raw):
+    if _has_no_times(found):
         made = [round(index / rate / time_base) for index in range(len(raw))]
         return made, [f"the source has no timestamps; {float(rate):g} frames per second were assumed"]
     rising, notes = _joined(raw, max(1, round(1 / rate / time_base)), round(JOINT_SECONDS / time_base))

@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..media.colour import as_grey
 from ..media.decode import RgbFrame, decode_chunk
 from ..media.encode import film_size, open_chunk
 from ..media.image import read_image
@@ -67,7 +68,7 @@ def _restore_chunk(
     ):
         restored = restorer.film(frames, task.chunk.own, task.model, size, lambda: progress(0))
         for pts, pixels in zip(task.chunk.pts, _arrays(restored, top), strict=True):
-            encoded.put(RgbFrame(pts, pixels))
+            encoded.put(RgbFrame(pts, as_grey(pixels) if task.info.grey else pixels))
             progress(1)
 
 

@@ -127,6 +127,14 @@ def test_a_raw_stream_has_no_timestamps_and_the_notes_say_so(tmp_path: Path, b_f
     assert "25 frames per second" in film.info.notes[0]
 
 
+@pytest.mark.parametrize("rate", [Fraction(24000, 1001), Fraction(50), Fraction(60000, 1001)])
+def test_a_raw_stream_has_the_rate_that_it_states(tmp_path: Path, rate: Fraction) -> None:
+    film = probed(tmp_path / "a.h264", container="h264", rate=rate, time_base=1 / rate)
+    assert film.info.rate == rate
+    assert float(times(film)[-1]) == pytest.approx(23 / rate, abs=1e-5)
+    assert f"{float(rate):g} frames per second" in film.info.notes[0]
+
+
 UNTAGGED_SIZES = [((64, 48), 6), ((1280, 64), 1), ((64, 720), 1), ((1278, 64), 6)]
 
 
