@@ -57,7 +57,10 @@ class Colour:
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """A stream of the source that is copied, not restored; `size`: of all its packets, in bytes."""
+    """A stream of the source that is copied, not restored; `size`: of all its packets, in bytes.
+
+    `type` is FFmpeg's, but `cover` of a picture that stands for the whole film.
+    """
 
     index: int
     type: str

@@ -25,7 +25,7 @@ from ..errors import ConfigError, InputError, OutputError
 from ..records import Chunk, Film, Layout, StreamInfo, VideoInfo
 from .carrying import LOSSLESS, Carrier, carrier, kept_metadata
 from .encode import chunk_origin, codec_name, holds_codec, set_colour, writing_error, written_colour
-from .source import File, OpenFile, open_source, packets_of
+from .source import File, OpenFile, is_cover, open_source, packets_of
 from .steps import Steps
 
 # A file name's suffix, and the container it asks for.
@@ -33,6 +33,8 @@ SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "mkv", ".nut": 
 FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "nut": "nut"}
 # Where players expect a codec that MP4's muxer would also take, or that MP4 lacks.
 HOME = {"ffv1": "mkv", "prores": "mov", "dnxhd": "mov"}
+# Covers that Matroska has as attachments: how they are called if nobody says, and of what kind they are.
+COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 MILLISECOND = Fraction(1, 1000)
 LARGEST_TIMESCALE = 2**31 - 1
 
@@ -128,7 +130,7 @@ def _is_made_anew(source: InputContainer, stream: Stream) -> bool:
 
 def _holds(container: str, file: File, stream: Stream, *, transcoded: bool = False) -> bool:
     """Whether a muxer takes a stream: it is asked, by writing a header, and some sound, into memory."""
-    if isinstance(stream, AttachmentStream):
+    if becomes_attachment(container, stream):
         return container == "mkv"
     try:
         with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
@@ -139,6 +141,30 @@ def _holds(container: str, file: File, stream: Stream, *, transcoded: bool = Fal
     except (av.error.FFmpegError, InputError, ValueError, NotImplementedError):
         return False
     return True
+
+
+def becomes_attachment(container: str, stream: Stream) -> bool:
+    """Whether a stream has no packets in the result: an attachment, or a cover, which is one in Matroska."""
+    if isinstance(stream, AttachmentStream):
+        return True
+    return container == "mkv" and is_cover(stream) and _codec_of(stream) in COVERS
+
+
+def _codec_of(stream: Stream) -> str:
+    context = getattr(stream, "codec_context", None)
+    return "" if context is None else str(context.name)
+
+
+def _attach(target: OutputContainer, stream: Stream, file: File) -> None:
+    """Give the target an attachment, or a cover, under its own name."""
+    if isinstance(stream, AttachmentStream):
+        target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+        return
+    name, mimetype = COVERS[_codec_of(stream)]
+    with open_source(file) as source:
+        picture = next(packets_of(source, source.streams[stream.index]), None)
+        if picture is not None:
+            target.add_attachment(stream.metadata.get("filename", name), mimetype, bytes(picture))
 
 
 def _try_packet(trial: OutputContainer, file: File, index: int, carry: Carrier) -> None:
@@ -158,18 +184,23 @@ def assemble(
     """
     with open_source(file or film.info.path) as source:
         try:
-            _write(film, chunks, layout, source, output)
+            _write(film, chunks, layout, source, file or film.info.path, output)
         except av.error.FFmpegError as error:  # here, for open_source would blame the source
             raise writing_error(error, output, "assembling the film") from error
 
 
 def _write(
-    film: Film, chunks: Sequence[ChunkFile], layout: Layout, source: InputContainer, output: Path
+    film: Film,
+    chunks: Sequence[ChunkFile],
+    layout: Layout,
+    source: InputContainer,
+    file: File,
+    output: Path,
 ) -> None:
     info, reorder = film.info, _reorder_depth(film, chunks)
     options = _options(info, layout, source)
     with av.open(str(output), "w", format=FORMATS[layout.container], options=options) as target:
-        video, carriers = _streams(source, target, info, chunks[0].path, layout)
+        video, carriers = _streams(source, file, target, info, chunks[0].path, layout)
         restored = _video_packets(film, chunks, video, reorder)
         if layout.container in ("mp4", "mov"):
             restored = _ending_exactly(restored, film)
@@ -196,7 +227,12 @@ def _movie_timescale(info: VideoInfo, layout: Layout, source: InputContainer) ->
 
 
 def _streams(
-    source: InputContainer, target: OutputContainer, info: VideoInfo, first_chunk: Path, layout: Layout
+    source: InputContainer,
+    file: File,
+    target: OutputContainer,
+    info: VideoInfo,
+    first_chunk: Path,
+    layout: Layout,
 ) -> tuple[Stream, dict[int, Carrier]]:
     """The film's own stream, and the others' carriers by the source's index, made in the source's order."""
     carriers: dict[int, Carrier] = {}
@@ -205,8 +241,8 @@ def _streams(
         for stream in source.streams:
             if stream.index == info.stream:
                 video = _video_stream(target, chunk.streams.video[0], stream, info)
-            elif stream.index in layout.copied and isinstance(stream, AttachmentStream):
-                target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+            elif stream.index in layout.copied and becomes_attachment(layout.container, stream):
+                _attach(target, stream, file)
             elif stream.index in layout.carried:
                 transcoded = stream.index in layout.transcoded
                 carriers[stream.index] = carrier(target, stream, layout.container, transcoded=transcoded)

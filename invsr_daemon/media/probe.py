@@ -22,7 +22,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import AttachmentStream, Disposition, Stream
+from av.stream import AttachmentStream, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -35,7 +35,7 @@ from .colour import colour_of, is_grey, subsampling
 from .decode import as_rgb
 from .foreign import check_supported
 from .sizes import Silence
-from .source import File, OpenFile, buffered, open_source, packets_of
+from .source import File, OpenFile, buffered, is_cover, open_source, packets_of
 from .steps import JOINT_SECONDS
 from .whole import check_complete
 
@@ -107,7 +107,7 @@ def probe_video(file: File, max_pixels: int, alive: Alive = silent, most: Length
 
 
 def _main_video(container: InputContainer) -> VideoStream:
-    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    films = [stream for stream in container.streams.video if not is_cover(stream)]
     if not films:
         raise InputError("it holds no video")
     best = container.streams.best("video")
@@ -229,7 +229,7 @@ def _described(
         colour=colour_of(found.first, video),
         sample_aspect_ratio=video.sample_aspect_ratio or None,
         display_matrix=_display_matrix(found.first),
-        others=tuple(StreamInfo(s.index, s.type, _codec_name(s), _size(s, found)) for s in others),
+        others=tuple(StreamInfo(s.index, _kind(s), _codec_name(s), _size(s, found)) for s in others),
         notes=(*mended, *_alpha_notes(found.first, video)),
         subsampling=subsampling(found.first.format),
         grey=found.grey,
@@ -334,6 +334,10 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 def _size(stream: Stream, found: _Pass) -> int:
     """Of what is copied of a stream, in bytes. An attachment has no packets."""
     return len(stream.data) if isinstance(stream, AttachmentStream) else found.sizes[stream.index]
+
+
+def _kind(stream: Stream) -> str:
+    return "cover" if is_cover(stream) else stream.type
 
 
 def _codec_name(stream: Stream) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import av
 import av.error
 from av.packet import Packet
-from av.stream import AttachmentStream, Stream
+from av.stream import Stream
 
 from ..logs import counted
 from ..records import Layout, VideoInfo
-from .assemble import FORMATS, copied_packets, described, possible_layouts
+from .assemble import FORMATS, becomes_attachment, copied_packets, described, possible_layouts
 from .carrying import carrier
 from .source import File, OpenFile, open_source
 from .steps import Steps
@@ -108,7 +108,7 @@ def _rehearsed(info: VideoInfo, layout: Layout, file: File) -> Layout:
         tried = [
             stream
             for stream in source.streams
-            if stream.index in layout.carried and not isinstance(stream, AttachmentStream)
+            if stream.index in layout.carried and not becomes_attachment(layout.container, stream)
         ]
         trials = {
             stream.index: Trial(layout.container, stream, transcoded=stream.index in layout.transcoded)

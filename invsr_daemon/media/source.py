@@ -19,7 +19,7 @@ import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Disposition, Stream
 
 from ..errors import InputError
 from ..files.inputs import opened
@@ -138,6 +138,11 @@ def open_source(file: File, heard: Heard = unheard) -> Iterator[InputContainer]:
             raise InputError(TOO_MUCH_MEMORY) from error
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"it cannot be read: {error.strerror}") from error
+
+
+def is_cover(stream: Stream) -> bool:
+    """Whether it is a picture that stands for the whole film."""
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def packets_of(container: InputContainer, *streams: S) -> Iterator[Packet[S]]:

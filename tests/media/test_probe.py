@@ -192,7 +192,7 @@ def test_other_streams(tmp_path: Path) -> None:
 def test_the_attached_picture_is_not_the_film(tmp_path: Path) -> None:
     film = probed(tmp_path / "a.mp4", cover=True, sounds=[Sound()])
     assert (film.info.width, film.info.height, len(film.pts)) == (64, 48, 24)
-    assert [(other.type, other.codec) for other in film.info.others] == [("audio", "aac"), ("video", "mjpeg")]
+    assert [(other.type, other.codec) for other in film.info.others] == [("audio", "aac"), ("cover", "mjpeg")]
 
 
 def test_sound_with_a_cover_is_no_film(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import av
 import pytest
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,3 +164,30 @@ def test_a_mended_step_is_one_in_a_muxers_own_units() -> None:
 def test_a_film_without_other_streams_is_not_read_again(tmp_path: Path) -> None:
     make_film(tmp_path / "a.mkv")
     assert probe_video(tmp_path / "a.mkv", 10**6).info.others == ()
+
+
+@pytest.mark.parametrize(("codec", "name"), [("mjpeg", "front.jpg"), ("png", "front.png")])
+def test_a_cover_stays_an_attachment_of_its_name(tmp_path: Path, codec: str, name: str) -> None:
+    picture = av.CodecContext.create(codec, "w")
+    assert isinstance(picture, VideoCodecContext)
+    picture.width, picture.height, picture.time_base = 32, 32, Fraction(1)
+    picture.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
+    frame = VideoFrame(32, 32, picture.pix_fmt)
+    frame.pts = 0
+    cover = b"".join(bytes(packet) for packet in [*picture.encode(frame), *picture.encode(None)])
+    make_film(tmp_path / "a.mkv", sounds=(Sound(),), covers={name: cover})
+    copy = restored(tmp_path / "a.mkv")
+    assert copy.layout.notes == ()
+    for path in (tmp_path / "a.mkv", copy.path):
+        with av.open(str(path)) as film:
+            (found,) = [stream for stream in film.streams if stream.disposition & Disposition.attached_pic]
+            assert found.metadata["filename"] == name
+            assert bytes(next(film.demux(found))) == cover
+
+
+def test_a_cover_of_an_mp4_becomes_one_in_matroska(tmp_path: Path) -> None:
+    make_film(tmp_path / "a.mp4", cover=True)
+    copy = restored(tmp_path / "a.mp4", container="mkv")
+    with av.open(str(copy.path)) as film:
+        (found,) = [stream for stream in film.streams if stream.disposition & Disposition.attached_pic]
+        assert found.metadata["filename"].startswith("cover.")

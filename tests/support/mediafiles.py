@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mimetypes
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -90,6 +91,7 @@ class FilmSpec:
     subtitles: Sequence[Subtitles] = ()
     attachment: bytes = b""
     cover: bool = False
+    covers: dict[str, bytes] = field(default_factory=dict)  # as Matroska has them, by name
     container: str | None = None
     mux_options: dict[str, str] = field(default_factory=dict)
     paint: Callable[[int, tuple[int, int]], Pixels] | None = None
@@ -123,6 +125,8 @@ def make_film(path: Path, **properties: Any) -> FilmSpec:
         cover = _cover_stream(container) if spec.cover else None
         if spec.attachment:
             container.add_attachment("font.ttf", "application/x-truetype-font", spec.attachment)
+        for name, picture in spec.covers.items():
+            container.add_attachment(name, mimetypes.guess_type(name)[0] or "", picture)
         container.metadata.update(spec.metadata)
         if spec.chapters:
             container.set_chapters(_chapters(spec.chapters))
