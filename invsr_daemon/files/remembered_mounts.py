@@ -37,7 +37,9 @@ class RememberedMounts:
         return None
 
     def _remember(self, folder: Path, mount: Path) -> None:
-        self._known[str(folder)] = str(mount)
+        known = {**self._known, str(folder): str(mount)}
         partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(self._known))
-        sync_rename(partial, self._file)
+        with suppress(OSError):  # the state folder's trouble, not this one's: it is remembered the next time
+            partial.write_text(json.dumps(known))
+            sync_rename(partial, self._file)
+            self._known = known

@@ -64,3 +64,14 @@ def test_a_mount_that_went_away_is_told_also_after_a_restart(tmp_path: Path) -> 
     assert known == {str(folder): str(mount_point_of(folder))}
     (tmp_path / REMEMBERED_FILE).write_text(json.dumps({str(folder): str(tmp_path / "nas")}))
     assert f"{tmp_path / 'nas'} is not mounted" in (RememberedMounts(tmp_path).problem(folder) or "")
+
+
+def test_a_state_folder_that_takes_nothing_is_no_trouble_of_the_folders(tmp_path: Path) -> None:
+    """As with a disk that is full: it is remembered as soon as it can be."""
+    folder, state = tmp_path / "inbox", tmp_path / "state"
+    folder.mkdir()
+    mounts = RememberedMounts(state)
+    assert mounts.problem(folder) is None
+    state.mkdir()
+    assert mounts.problem(folder) is None
+    assert str(folder) in (state / REMEMBERED_FILE).read_text()
