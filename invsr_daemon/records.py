@@ -81,7 +81,8 @@ class VideoInfo:
     """What holds for a whole film. Times are in units of `time_base`.
 
     `subsampling`: pixels per sample of chroma, across and down; 2, 2 also where there is no colour. `grey`:
-    none of its frames has any.
+    none of its frames has any. `joints`: by how much the times of each part that was joined to the film were
+    moved; its other streams' are, too.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class VideoInfo:
     notes: tuple[str, ...]
     subsampling: tuple[int, int] = (2, 2)
     grey: bool = False
+    joints: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

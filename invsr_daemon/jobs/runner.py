@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import InputError, Interrupted, OutputExistsError, ResourceError
+from ..errors import InputError, Interrupted, OutputExistsError, ResourceError, UnreadableError
 from ..files.publishing import HiddenFile, check_free, check_writable
 from ..pool.protocol import Pool
 from ..pool.retrying import outliving
@@ -63,6 +63,8 @@ async def _run_plan(plan: Plan, pool: Pool, observer: Observer, stopping: asynci
         computed = await _computed(plan, pool, observer, stopping)
         wants = await asyncio.to_thread(notes_of, plan.tasks)
         output = await _published(plan, pool, stopping)
+    except UnreadableError:  # that may be changed without the file being touched
+        raise
     except InputError:
         await asyncio.to_thread(discard, plan)
         raise

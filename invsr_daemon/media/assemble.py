@@ -102,9 +102,9 @@ def _layout(info: VideoInfo, file: File, source: InputContainer, container: str)
         if _is_made_anew(source, stream):
             continue
         what = f"stream {stream.index} ({described(info.others, stream.index)})"
-        if _holds(container, file, stream):
+        if _holds(container, stream):
             copied.append(stream.index)
-        elif _holds(container, file, stream, transcoded=True):
+        elif _holds(container, stream, transcoded=True):
             transcoded.append(stream.index)
             notes.append(f"{what} becomes {LOSSLESS[container][0]}, without loss: {container} cannot hold it")
         else:
@@ -128,16 +128,14 @@ def _is_made_anew(source: InputContainer, stream: Stream) -> bool:
     return chapters or (states_timecode and "timecode" in stream.metadata)
 
 
-def _holds(container: str, file: File, stream: Stream, *, transcoded: bool = False) -> bool:
-    """Whether a muxer takes a stream: it is asked, by writing a header, and some sound, into memory."""
+def _holds(container: str, stream: Stream, *, transcoded: bool = False) -> bool:
+    """Whether a muxer takes a stream by its header, written into memory."""
     if becomes_attachment(container, stream):
         return container == "mkv"
     try:
         with av.open(io.BytesIO(), "w", format=FORMATS[container]) as trial:
-            carry = carrier(trial, stream, container, transcoded=transcoded)
+            carrier(trial, stream, container, transcoded=transcoded)
             trial.start_encoding()
-            if stream.type == "audio" and not transcoded:  # some mistakes show only with the first packet
-                _try_packet(trial, file, stream.index, carry)
     except (av.error.FFmpegError, InputError, ValueError, NotImplementedError):
         return False
     return True
@@ -165,14 +163,6 @@ def _attach(target: OutputContainer, stream: Stream, file: File) -> None:
         picture = next(packets_of(source, source.streams[stream.index]), None)
         if picture is not None:
             target.add_attachment(stream.metadata.get("filename", name), mimetype, bytes(picture))
-
-
-def _try_packet(trial: OutputContainer, file: File, index: int, carry: Carrier) -> None:
-    with open_source(file) as source:
-        packet = next(packets_of(source, source.streams[index]), None)
-        if packet is not None and packet.size:
-            for carried in carry.carry(packet):
-                trial.mux_one(carried)
 
 
 def assemble(
@@ -204,7 +194,9 @@ def _write(
         restored = _video_packets(film, chunks, video, reorder)
         if layout.container in ("mp4", "mov"):
             restored = _ending_exactly(restored, film)
-        _interleave(target, restored, _others(source, carriers, Steps(layout.container)))
+        _interleave(
+            target, restored, _others(source, carriers, info, Steps(layout.container, part_shifts(info)))
+        )
 
 
 def _options(info: VideoInfo, layout: Layout, source: InputContainer) -> dict[str, str]:
@@ -341,12 +333,12 @@ def _ending_exactly(
 
 
 def _others(
-    source: InputContainer, carriers: dict[int, Carrier], steps: Steps
+    source: InputContainer, carriers: dict[int, Carrier], info: VideoInfo, steps: Steps
 ) -> Iterator[tuple[Fraction, Packet[Any]]]:
     """Every packet of the other streams with its dts in seconds, in the source's order."""
     wanted = [stream for stream in source.streams if stream.index in carriers]
     latest = Fraction(0)
-    for index, packet in copied_packets(source, wanted, steps):
+    for index, packet in copied_packets(source, info, wanted, steps):
         if packet.dts is not None:
             latest = packet.dts * packet.time_base
         for carried in carriers[index].carry(packet):
@@ -356,14 +348,21 @@ def _others(
             yield latest, carried
 
 
+def part_shifts(info: VideoInfo) -> list[Fraction]:
+    """By how many seconds each part was moved that was joined to the film."""
+    return [shift * info.time_base for shift in info.joints]
+
+
 def copied_packets(
-    source: InputContainer, wanted: Sequence[Stream], steps: Steps
+    source: InputContainer, info: VideoInfo, wanted: Sequence[Stream], steps: Steps
 ) -> Iterator[tuple[int, Packet[Any]]]:
-    """Every packet that is copied of these streams, with its stream's index there, in the source's order."""
+    """Every packet that goes along of these streams, with its stream's index, in the source's order."""
     if not wanted:
         return
-    for packet in packets_of(source, *wanted):
-        if packet.size and not _is_gap(packet):
+    for packet in packets_of(source, *wanted, source.streams[info.stream]):
+        if packet.stream_index == info.stream:
+            steps.follow(packet)
+        elif packet.size and not _is_gap(packet):
             steps.mend(packet.stream_index, packet)
             yield packet.stream_index, packet
 

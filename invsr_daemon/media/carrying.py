@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.format import AudioFormat
 from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
@@ -61,7 +63,11 @@ class Transcoding:
 
     def __init__(self, target: OutputContainer, original: AudioStream, container: str) -> None:
         codec, plain, deep = LOSSLESS[container]
-        heard = original.codec_context
+        # PyAV's types do not know that a stream of an unknown codec has no context.
+        heard = cast("AudioCodecContext | None", original.codec_context)
+        if heard is None or not heard.sample_rate or cast("AudioFormat | None", heard.format) is None:
+            raise ValueError("it cannot be decoded")
+        self._decoder = heard
         format = plain if heard.format.name in SIXTEEN_BITS else deep
         layout = _named(heard.layout)
         stream = target.add_stream(codec, rate=heard.sample_rate)
@@ -77,12 +83,16 @@ class Transcoding:
         return self._stream
 
     def carry(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
-        for frame in cast("list[AudioFrame]", packet.decode()):
-            for resampled in self._resampler.resample(frame):
-                yield from self._stream.encode(resampled)
+        yield from self._encoded(cast("list[AudioFrame]", packet.decode()))
 
     def end(self) -> Iterator[Packet[Any]]:
+        yield from self._encoded(self._decoder.decode(None))
         yield from self._stream.encode(None)
+
+    def _encoded(self, frames: list[AudioFrame]) -> Iterator[Packet[Any]]:
+        for frame in frames:
+            for resampled in self._resampler.resample(frame):
+                yield from self._stream.encode(resampled)
 
 
 def _named(layout: AudioLayout) -> str:

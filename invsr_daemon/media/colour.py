@@ -77,7 +77,8 @@ def is_grey(frame: VideoFrame) -> bool:
     if len(format.components) < 3:
         return True
     bits = format.components[1].bits
-    return format.is_planar and all(_is_flat(plane, bits, 1 << (bits - 1)) for plane in frame.planes[1:3])
+    planes = frame.planes
+    return len(planes) >= len("YUV") and all(_is_flat(plane, bits, 1 << (bits - 1)) for plane in planes[1:3])
 
 
 def _is_flat(plane: VideoPlane, bits: int, level: int) -> bool:
@@ -86,11 +87,20 @@ def _is_flat(plane: VideoPlane, bits: int, level: int) -> bool:
     return bool((rows == level).all())
 
 
+def luma(pixels: Pixels) -> Pixels:
+    """BT.601 luma [H,W] of pixels [H,W,3], in whole numbers, so that greys stay as they are."""
+    sums = np.full(pixels.shape[:2], 500, np.uint32)
+    for channel, weight in enumerate((299, 587, 114)):
+        sums += pixels[..., channel].astype(np.uint32) * np.uint32(weight)
+    sums //= 1000
+    return sums.astype(np.uint16) if pixels.dtype == np.uint16 else sums.astype(np.uint8)
+
+
 def as_grey(pixels: Pixels) -> Pixels:
-    """Pixels [H,W,3] with BT.601 luma in all channels: in whole numbers, so that greys stay as they are."""
-    weighted = pixels.astype(np.uint32) @ np.array([299, 587, 114], np.uint32)
-    luma = np.repeat(((weighted + 500) // 1000)[..., None], 3, axis=2)
-    return luma.astype(np.uint16) if pixels.dtype == np.uint16 else luma.astype(np.uint8)
+    """Pixels [H,W,3] with their luma in all channels."""
+    grey = luma(pixels)
+    tripled = np.dstack([grey, grey, grey])
+    return tripled.astype(np.uint16) if pixels.dtype == np.uint16 else tripled.astype(np.uint8)
 
 
 def swscale_matrix(matrix: int) -> int:

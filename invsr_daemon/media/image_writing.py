@@ -21,7 +21,7 @@ from PIL import Image
 from ..errors import ConfigError, InputError
 from ..files.durable import attempt_at, finish_attempt
 from ..records import ImageInfo, ImageSettings
-from .colour import as_grey
+from .colour import luma
 from .encode import writing_error
 from .extras import HOLDS, NAMES, fits, png_with, save_options, tiff_with
 from .image import BITS_16, DEEP_FORMATS, FORMATS, LOSSLESS, Picture, Pixels
@@ -143,7 +143,7 @@ def _deep_bytes(picture: Picture, alpha: Pixels | None, format: str) -> bytes:
     if alpha is not None:
         source, kind = _frame(np.dstack([picture.pixels, alpha]).astype(np.uint16), "rgba64le"), "rgba64"
     elif picture.grey:
-        source, kind = _frame(as_grey(picture.pixels)[..., 0], "gray16le"), "gray16"
+        source, kind = _frame(luma(picture.pixels), "gray16le"), "gray16"
     else:
         source, kind = _frame(picture.pixels, "rgb48le"), "rgb48"
     encoder = av.CodecContext.create(format.lower(), "w")

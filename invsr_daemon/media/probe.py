@@ -10,7 +10,7 @@ import math
 import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -214,7 +214,7 @@ def _described(
     assert found.first is not None
     rate = _rate(video, found)
     time_base = video.time_base or 1 / rate
-    pts, mended = _timeline(found, rate, time_base)
+    pts, mended, joints = _timeline(found, rate, time_base)
     gap = pts[-1] - pts[-2] if len(pts) > 1 else max(1, round(1 / rate / time_base))
     info = VideoInfo(
         path=path,
@@ -233,6 +233,7 @@ def _described(
         notes=(*mended, *_alpha_notes(found.first, video)),
         subsampling=subsampling(found.first.format),
         grey=found.grey,
+        joints=joints,
     )
     as_rgb(found.first, info, VideoReformatter())  # whoever computes it must not be the first to find out
     seek_points = () if mended else _seek_points(pts, found.keyframes)
@@ -280,8 +281,10 @@ def _stated_last(container: InputContainer, video: VideoStream, last: int, told:
     return stated if 0 < stated <= max(told, MISSING_SECONDS / video.time_base) else None
 
 
-def _timeline(found: _Pass, rate: Fraction, time_base: Fraction) -> tuple[list[int], list[str]]:
-    """Strictly rising timestamps: the source's own wherever it has them, and notes where not.
+def _timeline(
+    found: _Pass, rate: Fraction, time_base: Fraction
+) -> tuple[list[int], list[str], tuple[int, ...]]:
+    """Strictly rising timestamps: the source's own wherever it has them, and notes where not; joints.
 
     AVI knows only decoding times. What FFmpeg makes of them jumps to and fro if there are B-frames; so
     then the n-th frame is shown at the n-th of them.
@@ -289,33 +292,45 @@ def _timeline(found: _Pass, rate: Fraction, time_base: Fraction) -> tuple[list[i
     raw = found.raw_pts
     if _has_no_times(found):
         made = [round(index / rate / time_base) for index in range(len(raw))]
-        return made, [f"the source has no timestamps; {float(rate):g} frames per second were assumed"]
-    rising, notes = _joined(raw, max(1, round(1 / rate / time_base)), round(JOINT_SECONDS / time_base))
+        return made, [f"the source has no timestamps; {float(rate):g} frames per second were assumed"], ()
+    rising, notes, joints = rising_times(
+        raw, max(1, round(1 / rate / time_base)), round(JOINT_SECONDS / time_base)
+    )
     if notes and len(found.dts) == len(raw) and all(one < other for one, other in pairwise(found.dts)):
         delay = rising[0] - found.dts[0]
-        return [dts + delay for dts in found.dts], ["timestamps were out of order: decoding times were taken"]
-    return rising, notes
+        return (
+            [dts + delay for dts in found.dts],
+            ["timestamps were out of order: decoding times were taken"],
+            (),
+        )
+    return rising, notes, joints
 
 
-def _joined(raw: list[int | None], gap: int, joint: int) -> tuple[list[int], list[str]]:
-    """Timestamps that rise, and notes. Where they step back by more than `joint`, another film was joined.
+def rising_times(
+    raw: Sequence[int | None], gap: int, joint: int
+) -> tuple[list[int], list[str], tuple[int, ...]]:
+    """Timestamps that rise, and notes; by how much each part was moved that was joined to the first.
 
+    A part begins where times step back by more than `joint`, not only from a frame that was too far ahead.
     `gap`: between two frames. All in units of the time base.
     """
     rising: list[int] = []
-    joints: list[int] = []
+    shifts: list[int] = []
+    notes: list[str] = []
+    recent: tuple[int, ...] = ()  # the times of the last two frames, before they were mended
     shift = mended = 0
     for pts in raw:
         least = rising[-1] + 1 if rising else (pts or 0)
-        if pts is not None and pts + shift < least - joint:
-            joints.append(len(rising))
-            shift = rising[-1] + (rising[-1] - rising[-2] if len(rising) > 1 else gap) - pts
+        if pts is not None and recent and pts + shift < min(recent) - joint:
+            shift = rising[-1] + gap - pts
+            shifts.append(shift)
+            notes.append(f"its clock starts again at frame {len(rising)}: it goes on there")
         mended += pts is None or pts + shift < least
         rising.append(least if pts is None else max(pts + shift, least))
-    notes = [f"its clock starts again at frame {frame}: it goes on there" for frame in joints]
+        recent = (*recent[-1:], rising[-1] if pts is None else pts + shift)
     if mended:
         notes.append(f"{mended} timestamps were missing or out of order and were mended")
-    return rising, notes
+    return rising, notes, tuple(shifts)
 
 
 def _seek_points(pts: list[int], keyframes: list[tuple[int, int]]) -> tuple[SeekPoint, ...]:

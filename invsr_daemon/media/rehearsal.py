@@ -18,8 +18,9 @@ from av.stream import Stream
 
 from ..logs import counted
 from ..records import Layout, VideoInfo
-from .assemble import FORMATS, becomes_attachment, copied_packets, described, possible_layouts
+from .assemble import FORMATS, becomes_attachment, copied_packets, described, part_shifts, possible_layouts
 from .carrying import carrier
+from .probe import Alive, silent
 from .source import File, OpenFile, open_source
 from .steps import Steps
 
@@ -88,20 +89,28 @@ class Trial:
             self._refusal = self._refusal or str(getattr(error, "strerror", error))
 
 
-def plan_layout(info: VideoInfo, wanted: str, codec: str = "h264", file: OpenFile | None = None) -> Layout:
+def plan_layout(
+    info: VideoInfo,
+    wanted: str,
+    codec: str = "h264",
+    file: OpenFile | None = None,
+    alive: Alive = silent,
+) -> Layout:
     """The container for a film that is encoded with `codec`, and what of the source it really holds.
 
-    `wanted` and errors: see `possible_layouts`. `file`: the source, if it is open already.
+    `wanted` and errors: see `possible_layouts`. `file`: the source, if it is open already. `alive` is called
+    for each packet.
     """
     best, *others = possible_layouts(info, wanted, codec, file)
-    best = _rehearsed(info, best, file or info.path)
+    best = _rehearsed(info, best, file or info.path, alive)
     for layout in others:
         if len(layout.carried) > len(best.carried):
-            best = max(best, _rehearsed(info, layout, file or info.path), key=lambda each: len(each.carried))
+            other = _rehearsed(info, layout, file or info.path, alive)
+            best = max(best, other, key=lambda each: len(each.carried))
     return best
 
 
-def _rehearsed(info: VideoInfo, layout: Layout, file: File) -> Layout:
+def _rehearsed(info: VideoInfo, layout: Layout, file: File, alive: Alive) -> Layout:
     if not layout.carried:
         return layout
     with open_source(file) as source:
@@ -114,8 +123,9 @@ def _rehearsed(info: VideoInfo, layout: Layout, file: File) -> Layout:
             stream.index: Trial(layout.container, stream, transcoded=stream.index in layout.transcoded)
             for stream in tried
         }
-        steps = Steps(layout.container)
-        for index, packet in copied_packets(source, tried, steps):
+        steps = Steps(layout.container, part_shifts(info))
+        for index, packet in copied_packets(source, info, tried, steps):
+            alive()
             trials[index].mux(packet)
         refused = {index: cause for index, trial in trials.items() if (cause := trial.end())}
     copied, transcoded = (

@@ -1,8 +1,9 @@
-"""Times of copied packets, as muxers want them: rising in each stream."""
+"""Times of the other streams' packets, as the film's parts lie, and as muxers want them: rising."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -18,32 +19,42 @@ JOINT_SECONDS = 0.2
 
 
 class Steps:
-    """Mends packets whose decoding times step back, and counts them in `mended`, by the stream's index.
+    """Moves packets with the part of the film that they belong to, and mends what steps back even so.
 
-    A small step back becomes a small one forward. After a large one the stream goes on where it ended: files
-    that were joined (`cat a.vob b.vob`) begin their clock anew.
+    Files that were joined (`cat a.vob b.vob`) begin their clock anew; `shifts` says by how many seconds the
+    film's own times were moved in each part but the first. `mended` counts packets that step back, by the
+    stream's index.
     """
 
-    def __init__(self, container: str) -> None:
+    def __init__(self, container: str, shifts: Sequence[Fraction] = ()) -> None:
         self._step = Fraction(0) if container in SAME_TIMES else STEP_SECONDS
-        self._ends: dict[int, tuple[int, int]] = {}  # the last decoding time, and when that packet ends
-        self._shifts: Counter[int] = Counter()
+        self._shifts = [Fraction(0), *shifts]
+        self._part = 0
+        self._film_time: Fraction | None = None
+        self._last: dict[int, int] = {}
         self.mended: Counter[int] = Counter()
+
+    def follow(self, packet: Packet[Any]) -> None:
+        """Hear of a packet of the film itself: where its times step back far, the next part begins."""
+        if packet.dts is None:
+            return
+        time = packet.dts * packet.time_base
+        if self._film_time is not None and self._film_time - time > JOINT_SECONDS:
+            self._part = min(self._part + 1, len(self._shifts) - 1)
+        self._film_time = time
 
     def mend(self, index: int, packet: Packet[Any]) -> None:
         """Move a packet, the next one of the source's stream `index`, if need be."""
+        shift = round(self._shifts[self._part] / packet.time_base)
+        if packet.pts is not None:
+            packet.pts += shift
         if packet.dts is None:
             return
-        dts = packet.dts + self._shifts[index]
-        if index in self._ends:
-            last, end = self._ends[index]
-            if dts < last or (dts == last and self._step):
-                self.mended[index] += 1
-                if (last - dts) * packet.time_base > JOINT_SECONDS:
-                    self._shifts[index] += end - dts
-                    dts = end
-                dts = max(dts, last + ceil(self._step / packet.time_base))
-        if packet.pts is not None:
-            packet.pts = max(packet.pts + self._shifts[index], dts)
-        packet.dts = dts
-        self._ends[index] = (dts, dts + (packet.duration or 0))
+        packet.dts += shift
+        last = self._last.get(index)
+        if last is not None and (packet.dts < last or (packet.dts == last and self._step)):
+            self.mended[index] += 1
+            packet.dts = last + ceil(self._step / packet.time_base)
+            if packet.pts is not None:
+                packet.pts = max(packet.pts, packet.dts)
+        self._last[index] = packet.dts

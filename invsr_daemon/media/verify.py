@@ -40,7 +40,8 @@ def verify_film(file: File, film: Film, layout: Layout) -> None:
 
 def _restored(container: InputContainer, film: Film, layout: Layout) -> VideoStream:
     """The film's own stream: as many others lie before it as in the source, attachments and covers apart."""
-    attached = {other.index for other in film.info.others if other.type in ("attachment", "cover")}
+    apart = {"attachment"} if layout.container == "nut" else {"attachment", "cover"}
+    attached = {other.index for other in film.info.others if other.type in apart}
     place = sum(index < film.info.stream for index in set(layout.carried) - attached)
     found = container.streams[place]
     if not isinstance(found, VideoStream):

@@ -128,7 +128,7 @@ def _plan_film(job: Job, identity: Identity, file: OpenFile, alive: Alive) -> Pl
     film = probe_video(file, limits.max_input_pixels, alive, most)
     video = settings.video_settings()
     _check_output(*film_size(film.info, video, job.model.scale), limits.max_output_pixels)
-    layout = plan_layout(film.info, _container(job), video.codec, file)
+    layout = plan_layout(film.info, _container(job), video.codec, file, alive)
     key = _key(job, identity, video, layout, settings.video.chunk_frames)
     work, suffix = _work_folder(job, key), chunk_suffix(video.codec)
     tasks = tuple(

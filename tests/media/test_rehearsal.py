@@ -16,11 +16,20 @@ from av.video.frame import VideoFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invsr_daemon.media.probe import probe_video
+from invsr_daemon.media.probe import probe_video, rising_times
 from invsr_daemon.media.rehearsal import Nothing, Trial
 from invsr_daemon.media.steps import STEP_SECONDS, Steps
 from invsr_daemon.media.verify import verify_film
-from tests.support.mediafiles import Copy, Sound, errors_of, make_film, pass_through, times
+from tests.support.mediafiles import (
+    Copy,
+    Sound,
+    Subtitles,
+    errors_of,
+    make_film,
+    packets,
+    pass_through,
+    times,
+)
 
 BASE = Fraction(1, 90_000)
 
@@ -68,7 +77,6 @@ def test_joined_films_go_on_where_the_first_one_ended(tmp_path: Path, suffix: st
     sounds = [float(each) for each in dts]
     assert sounds == sorted(sounds)
     assert sounds[-1] - sounds[0] == pytest.approx(2.0, abs=0.15)
-    assert any("stepped back in time and was mended" in note for note in copy.layout.notes)
 
 
 def test_a_main_film_that_is_not_the_first_one(tmp_path: Path) -> None:
@@ -191,3 +199,40 @@ def test_a_cover_of_an_mp4_becomes_one_in_matroska(tmp_path: Path) -> None:
     with av.open(str(copy.path)) as film:
         (found,) = [stream for stream in film.streams if stream.disposition & Disposition.attached_pic]
         assert found.metadata["filename"].startswith("cover.")
+
+
+def test_subtitles_of_a_part_stay_with_it(tmp_path: Path) -> None:
+    first = tmp_path / "a.mkv"
+    make_film(first, pts=range(25), subtitles=(Subtitles(lines=((100, 50, "one"), (400, 50, "two"))),))
+    copy = restored(joined(tmp_path / "b.mkv", first, first))
+    shown = [packet.time for packet in packets(copy.path, 1)]
+    assert [float(time) for time in shown if time is not None] == pytest.approx([0.1, 0.4, 1.1, 1.4])
+
+
+def test_a_frame_that_is_far_ahead_is_no_part() -> None:
+    times_given = [*range(0, 400, 40), 10_000, *range(440, 800, 40)]
+    rising, notes, joints = rising_times(times_given, 40, 200)
+    assert joints == ()
+    assert rising == sorted(set(rising))
+    assert rising[-1] < 10_020, "it is in step again soon"
+    assert len(notes) == 1
+
+
+def test_a_packet_that_comes_late_moves_no_other() -> None:
+    steps = Steps("mkv")
+    found = []
+    for dts in (10_000, 20_000, 15_000, 30_000, 40_000):
+        packet = Packet(b"")
+        packet.pts, packet.dts, packet.time_base = dts, dts, Fraction(1, 1000)
+        steps.mend(2, packet)
+        found.append(packet.dts)
+    assert found == [10_000, 20_000, 20_000, 30_000, 40_000]
+
+
+def test_sound_of_a_codec_that_nobody_knows_is_left_out_by_name(tmp_path: Path) -> None:
+    make_film(tmp_path / "a.mkv", sounds=(Sound(codec="pcm_s16le"),))
+    unknown = (tmp_path / "a.mkv").read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT")
+    (tmp_path / "b.mkv").write_bytes(unknown)
+    copy = restored(tmp_path / "b.mkv")
+    assert copy.layout.carried == ()
+    assert any("was left out" in note for note in copy.layout.notes)

@@ -18,8 +18,12 @@ log = logging.getLogger(__name__)
 def only_watcher(inbox: Path) -> Iterator[None]:
     """Hold the inbox, if it is there and its file system gives locks on folders.
 
-    Raises ConfigError if another daemon holds it.
+    One that is a mount of its own is not held: nobody could unmount it any more. Raises ConfigError if
+    another daemon holds it.
     """
+    if os.path.ismount(inbox):
+        yield
+        return
     try:
         descriptor = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:  # it is waited for

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from watchdog.events import (
     DirCreatedEvent,
+    DirDeletedEvent,
     DirMovedEvent,
     FileClosedEvent,
+    FileClosedNoWriteEvent,
     FileCreatedEvent,
     FileDeletedEvent,
     FileMovedEvent,
@@ -37,32 +39,41 @@ HINTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
-HEARD: list[type[FileSystemEvent]] = [*HINTS, FileOpenedEvent, FileDeletedEvent]
+HEARD: list[type[FileSystemEvent]] = [
+    *HINTS,
+    FileOpenedEvent,
+    FileClosedNoWriteEvent,
+    FileDeletedEvent,
+    DirDeletedEvent,
+]
 
 
 class Writers:
     """New files whose writers have not closed them yet, as far as events tell.
 
-    A file that appears and is opened after it has a writer. One that is linked or moved there is not opened.
+    A file that appears and is opened then has a writer. One that is linked or moved there is opened by
+    readers alone, who close it without having written.
     """
 
     def __init__(self) -> None:
-        self._created: set[str] = set()
-        self._opened: set[str] = set()
+        self._opened: dict[str, int] = {}  # how often each new file is open
 
     def hear(self, event: FileSystemEvent) -> None:
         path = os.fsdecode(event.src_path)
         if isinstance(event, FileCreatedEvent):
-            self._created.add(path)
-        elif isinstance(event, FileOpenedEvent):
-            if path in self._created:
-                self._opened.add(path)
+            self._opened[path] = 0
+        elif isinstance(event, FileOpenedEvent) and path in self._opened:
+            self._opened[path] += 1
+        elif isinstance(event, FileClosedNoWriteEvent) and path in self._opened:
+            self._opened[path] = max(0, self._opened[path] - 1)
         elif isinstance(event, (FileClosedEvent, FileMovedEvent, FileDeletedEvent)):
-            self._created.discard(path)
-            self._opened.discard(path)
+            self._opened.pop(path, None)
+        elif isinstance(event, (DirMovedEvent, DirDeletedEvent)):
+            below = os.path.join(path, "")
+            self._opened = {each: times for each, times in self._opened.items() if not each.startswith(below)}
 
     def has(self, path: str) -> bool:
-        return path in self._opened
+        return self._opened.get(path, 0) > 0
 
 
 class _Hints(FileSystemEventHandler):

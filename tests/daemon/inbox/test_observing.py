@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from watchdog.events import (
+    DirMovedEvent,
     FileClosedEvent,
+    FileClosedNoWriteEvent,
     FileCreatedEvent,
     FileDeletedEvent,
     FileMovedEvent,
@@ -14,6 +16,7 @@ from watchdog.events import (
 
 from invsr_daemon.daemon.inbox.observing import Writers
 
+READ = FileClosedNoWriteEvent("/in/a")
 CREATED, OPENED, CLOSED = FileCreatedEvent("/in/a"), FileOpenedEvent("/in/a"), FileClosedEvent("/in/a")
 
 
@@ -28,6 +31,9 @@ CREATED, OPENED, CLOSED = FileCreatedEvent("/in/a"), FileOpenedEvent("/in/a"), F
         ([CREATED, OPENED, FileDeletedEvent("/in/a")], False),
         ([CREATED, OPENED, FileMovedEvent("/in/a", "/in/b")], False),
         ([CREATED, OPENED, FileClosedEvent("/in/b")], True),
+        ([CREATED, OPENED, READ], False),  # moved there, and looked at
+        ([CREATED, OPENED, OPENED, READ], True),  # looked at while it is written
+        ([CREATED, OPENED, DirMovedEvent("/in", "/elsewhere")], False),
     ],
 )
 def test_who_writes(events: list[FileSystemEvent], written: bool) -> None:
