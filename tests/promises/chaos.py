@@ -57,6 +57,7 @@ WEIGHTS = (4, 4, 1, 1, 2, 2)  # the last ones are often missed
 LONGEST_WAIT, LONGEST_MOMENT = 2.0, 0.1
 TROUBLE_SHARE, LONGEST_TROUBLE = 0.2, 1.0
 PAUSING_SHARE, LONGEST_PAUSE = 0.2, 1.5  # the latter in seconds
+POLL_SECONDS = 0.003  # some phases last for some milliseconds; the daemon needs the processor, too
 FILMS, PICTURES = 4, 6
 # Files that wait or are worked on whenever something is killed.
 BUSY = 3
@@ -151,7 +152,7 @@ class Chaos:
         (wanted,) = self.chance.choices(PHASES, WEIGHTS)
         deadline = time.monotonic() + LONGEST_WAIT * self.unit
         while wanted not in self._phases(said) and time.monotonic() < deadline and process.poll() is None:
-            pass  # some phases last for less than a millisecond
+            time.sleep(POLL_SECONDS)
         if wanted not in ("publish", "tidy"):
             time.sleep(self.chance.uniform(0, LONGEST_MOMENT * self.unit))  # chance decides the moment
         children = [("workers", pid) for pid in sorted(self.site.workers())]
