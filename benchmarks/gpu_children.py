@@ -32,8 +32,9 @@ class ChildFailed(RuntimeError):
     """An error in a child, which lives on."""
 
 
-def serve(connection: Connection, cache: str, make: Callable[[], Answering]) -> None:
+def serve(connection: Connection, other_end: Connection, cache: str, make: Callable[[], Answering]) -> None:
     """Answer until nobody asks any more. Kernels that others have compiled are not seen."""
+    other_end.close()  # a copy: as long as it is open, nobody is seen to ask no more
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
     answering = None
     while True:
@@ -58,7 +59,7 @@ class Child:
         self._cache = tempfile.TemporaryDirectory()
         self._connection, theirs = context.Pipe()
         # No daemon: those must not start processes, as a compiler may.
-        self._process = context.Process(target=serve, args=(theirs, self._cache.name, make))
+        self._process = context.Process(target=serve, args=(theirs, self._connection, self._cache.name, make))
         self._process.start()
         theirs.close()
 
@@ -110,7 +111,7 @@ class Children:
         """One that lives."""
         known = self._known.get(name)
         if known is not None and known.ended:
-            known.close()
+            self._known.pop(name).close()  # whoever takes its name is the last one then: see `close`
             known = None
         if known is None:
             known = self._known[name] = Child(self.make, self.method)
